@@ -1,0 +1,1 @@
+"""The contract of Belljar as generated code; `belljar.v1` is its only version."""

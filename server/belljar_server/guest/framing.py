@@ -1,0 +1,73 @@
+"""The framing that host, agent and workers speak: one type byte, four length bytes (big-endian), the payload.
+
+Copied into every image, so it imports nothing of ours. Workers in other languages write the same six lines.
+
+Both connections are stream sockets. Between host and agent (fd 0 of the agent):
+
+    host -> agent   JOB FILE DATA* ... RUN, then KILL at any time (FILE and its DATA once for each file)
+    agent -> host   READY; STARTED; RESULT*, REPORT?; EXIT; then ARTIFACT DATA* ARTIFACT_END ... END
+                    (FAULT instead of any of these: the agent itself failed; nothing follows)
+
+Between agent and worker (fd 3 of the worker):
+
+    agent -> worker JOB
+    worker -> agent READY; then RESULT*, REPORT, and the worker exits
+
+A worker's frames are untrusted once user code runs: agent and host believe nothing in them but that user code sent them.
+"""
+
+import struct
+
+HEADER = struct.Struct("!cI")
+MAX_PAYLOAD = 1 << 20
+"""Largest payload that the host accepts from the agent and the agent from a worker, in bytes."""
+
+READY = b"y"  # {"version": "3.13.5"}: warmed up and waiting
+JOB = b"j"  # agent: see sandbox.job; worker: {"code", "inputs", "entry", "env", "main_file"}
+FILE = b"f"  # {"root": "home" | "code", "path": "a/b.txt", "size": n}
+DATA = b"d"  # bytes of the FILE or ARTIFACT before it
+RUN = b"g"  # {}: the last FILE is through, go
+KILL = b"k"  # {}: kill what user code started, then collect as always
+STARTED = b"s"  # {}: user code is about to run
+RESULT = b"r"  # bytes: a piece of the result's JSON text
+REPORT = b"p"  # {"ok": true} or {"ok": false, "error": {...}}, see runtimes/__init__.py
+EXIT = b"x"  # {"status": raw wait status of the worker, "tasks": most processes and threads seen at the end}
+ARTIFACT = b"a"  # {"name": base64 of the raw path below /home/user, "size": n}
+ARTIFACT_END = b"e"  # {"complete": bool}
+END = b"z"  # {"skipped": [[base64 name, reason], ...], "left_out": n}
+FAULT = b"!"  # {"message": text}
+
+
+class BrokenFrame(Exception):
+    """The other side sent what is not a frame."""
+
+
+def pack(kind, payload=b""):
+    """One frame as bytes."""
+    return HEADER.pack(kind, len(payload)) + payload
+
+
+class Unpacker:
+    """Cuts a byte stream into frames. Its state is the bytes of the frame that is not complete yet."""
+
+    def __init__(self, max_payload=MAX_PAYLOAD):
+        self._buffer = bytearray()
+        self._max = max_payload
+
+    def feed(self, data):
+        """Takes more bytes and returns the frames they complete, as (kind, payload). Raises BrokenFrame."""
+        self._buffer += data
+        frames = []
+        position = 0
+        available = len(self._buffer)
+        while available - position >= HEADER.size:
+            kind, size = HEADER.unpack_from(self._buffer, position)
+            if size > self._max:
+                raise BrokenFrame(f"a frame of {size} bytes, at most {self._max} are allowed")
+            end = position + HEADER.size + size
+            if end > available:
+                break
+            frames.append((kind, bytes(self._buffer[position + HEADER.size : end])))
+            position = end
+        del self._buffer[:position]
+        return frames

@@ -1,0 +1,92 @@
+"""The runtimes: one folder each, one line below. Adding one touches nothing else.
+
+A folder exports `RUNTIME`, a `Runtime`: what is in its image, and the worker that runs user code in it.
+
+## What a worker is
+
+A program that the agent starts as uid 1000, before anybody knows what it will run, in an empty directory, with
+stdin from /dev/null, stdout and stderr as the streams that the client will see, and fd 3 as a stream socket to the agent with
+the framing of `guest/framing.py`. It warms up (imports what code nodes use, runs the path a request will take), sends READY,
+and waits. It may live through a checkpoint there.
+
+JOB is `{"code": text, "inputs": JSON text, "entry": "detect" | "main_args" | "main_named" | "script", "env": {name: value},
+"main_file": "main.py"}`. The worker then changes to /home/user, sets the environment, makes the sources in /code importable
+(the request's `files` are there; the main file is not), runs the code as the proto's `Entry` describes, and answers:
+
+- the result as JSON text (UTF-8, valid, in RESULT frames of at most 1 MiB), then REPORT `{"ok": true}`; or
+- REPORT `{"ok": false, "error": {"kind", "message", "traceback", "file", "line", "column", "hint", "errno"}}`, at most 256 KiB.
+  `kind` is one of SYNTAX_ERROR, EXCEPTION, ENTRY_NOT_FOUND, RESULT_NOT_SERIALIZABLE; `file`, `line`, `column` and the
+  traceback are the user's own source; `errno` is the name (`ENOSPC`, `EAGAIN`) when a system call's failure is the cause,
+  else empty: the host makes DISK_LIMIT and PROCESS_LIMIT of it when its own evidence agrees.
+
+It flushes stdout and stderr before it sends REPORT, then exits: 0 after ok, 1 after an error. Only the worker process itself
+reports; a child that user code forked does not. Output reaches the pipes within 50 ms of the write, without one system call for each.
+What user code does to the language's own modules must not change what the worker does afterwards: take references first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from belljar_server.errors import HostNotReady
+
+
+@dataclass(frozen=True, slots=True)
+class NpmPackage:
+    """One npm package whose tarball holds a binary: `member` of it becomes `target` in the image."""
+
+    name: str
+    version: str
+    integrity: str
+    """Subresource integrity of the tarball, `sha512-…`, as the registry publishes it."""
+    member: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecipe:
+    """What goes into an image. Runtimes with an equal recipe share one image.
+
+    `debian` and `npm_binaries` differ by machine only through `{arch}`; the builder knows both architectures.
+    """
+
+    name: str
+    debian: tuple[str, ...] = ()
+    """Packages of Debian trixie beside the base that every image has (which includes Python for the agent)."""
+    npm_binaries: dict[str, tuple[NpmPackage, ...]] = field(default_factory=dict)
+    """Binaries out of npm packages, by machine (`x86_64`, `aarch64`)."""
+    npm_project: Path | None = None
+    """A folder with package.json and package-lock.json: installed by `npm ci` without scripts into /opt/belljar/npm."""
+    copies: tuple[tuple[Path, str], ...] = ()
+    """Files and folders of ours, and where in the image they go; owned by root, readable by all."""
+    compile_python: tuple[str, ...] = ()
+    """Folders in the image whose Python files are compiled beforehand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A language at a version with its conventions."""
+
+    name: str
+    version: str
+    """Version of the language as users say it; the exact one comes from the image."""
+    main_file: str
+    image: ImageRecipe
+    worker: tuple[str, ...]
+    """Command line of the worker inside the image."""
+    worker_env: tuple[tuple[str, str], ...] = ()
+    """Environment of the worker at its start, beside PATH, HOME, LANG and TZ."""
+    probe: str = ""
+    """The smallest program whose result is the number 1; what readiness runs."""
+
+
+def load() -> dict[str, Runtime]:
+    """All runtimes by name. Raises HostNotReady when two have the same name."""
+    from belljar_server.runtimes import javascript, python, typescript
+
+    registered = (python.RUNTIME, javascript.RUNTIME, typescript.RUNTIME)
+    runtimes = {runtime.name: runtime for runtime in registered}
+    if len(runtimes) != len(registered):
+        raise HostNotReady(f"two runtimes have the same name: {[r.name for r in registered]}")
+    return runtimes
