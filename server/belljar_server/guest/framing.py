@@ -4,8 +4,8 @@ Copied into every image, so it imports nothing of ours. Workers in other languag
 
 Both connections are stream sockets. Between host and agent (fd 0 of the agent):
 
-    host -> agent   JOB FILE DATA* ... RUN, then KILL at any time (FILE and its DATA once for each file)
-    agent -> host   READY; STARTED; RESULT*, REPORT?; EXIT; then ARTIFACT DATA* ARTIFACT_END ... END
+    host -> agent   PREPARE, (FILE DATA*)*, JOB, then KILL at any time
+    agent -> host   READY; STARTED; RESULT*, REPORT?; EXIT; (ARTIFACT DATA* ARTIFACT_END)*, END
                     (FAULT instead of any of these: the agent itself failed; nothing follows)
 
 Between agent and worker (fd 3 of the worker):
@@ -21,28 +21,30 @@ import struct
 HEADER = struct.Struct("!cI")
 MAX_PAYLOAD = 1 << 20
 """Largest payload that the host accepts from the agent and the agent from a worker, in bytes."""
+MAX_TRUSTED_PAYLOAD = 1 << 30
+"""Largest payload in the other direction; code and inputs travel as one frame."""
 
 READY = b"y"  # {"version": "3.13.5"}: warmed up and waiting
-JOB = b"j"  # agent: see sandbox.job; worker: {"code", "inputs", "entry", "env", "main_file"}
+PREPARE = b"l"  # {"disk_bytes", "processes", "open_files", "artifact_count", "artifact_bytes"}
 FILE = b"f"  # {"root": "home" | "code", "path": "a/b.txt", "size": n}
 DATA = b"d"  # bytes of the FILE or ARTIFACT before it
-RUN = b"g"  # {}: the last FILE is through, go
+JOB = b"j"  # {"code", "inputs", "entry", "env", "main_file"}: go; passed on to the worker as it is
 KILL = b"k"  # {}: kill what user code started, then collect as always
 STARTED = b"s"  # {}: user code is about to run
 RESULT = b"r"  # bytes: a piece of the result's JSON text
 REPORT = b"p"  # {"ok": true} or {"ok": false, "error": {...}}, see runtimes/__init__.py
-EXIT = b"x"  # {"status": raw wait status of the worker, "tasks": most processes and threads seen at the end}
+EXIT = b"x"  # {"status": raw wait status of the worker, "tasks": processes and threads when it reported, "disk_free": bytes}
 ARTIFACT = b"a"  # {"name": base64 of the raw path below /home/user, "size": n}
 ARTIFACT_END = b"e"  # {"complete": bool}
-END = b"z"  # {"skipped": [[base64 name, reason], ...], "left_out": n}
-FAULT = b"!"  # {"message": text}
+END = b"z"  # {"skipped": [[base64 name, reason], ...], "left_out": how many files were skipped in all}
+FAULT = b"!"  # {"message": text, "errno": name or ""}
 
 
 class BrokenFrame(Exception):
     """The other side sent what is not a frame."""
 
 
-def pack(kind, payload=b""):
+def pack(kind: bytes, payload: bytes = b"") -> bytes:
     """One frame as bytes."""
     return HEADER.pack(kind, len(payload)) + payload
 
@@ -50,11 +52,11 @@ def pack(kind, payload=b""):
 class Unpacker:
     """Cuts a byte stream into frames. Its state is the bytes of the frame that is not complete yet."""
 
-    def __init__(self, max_payload=MAX_PAYLOAD):
+    def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
         self._buffer = bytearray()
         self._max = max_payload
 
-    def feed(self, data):
+    def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
         """Takes more bytes and returns the frames they complete, as (kind, payload). Raises BrokenFrame."""
         self._buffer += data
         frames = []

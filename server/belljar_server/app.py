@@ -1,0 +1,222 @@
+"""The composition root: builds everything from top to bottom, serves, and takes it down in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+
+import grpc
+import structlog
+from belljar.v1 import sandbox_pb2, sandbox_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from belljar_server import config, http, runtimes
+from belljar_server.artifacts import ArtifactStore
+from belljar_server.artifacts.local import LocalStore
+from belljar_server.artifacts.s3 import S3Store
+from belljar_server.artifacts.spool import SpoolingStore
+from belljar_server.artifacts.urls import load_key
+from belljar_server.config import Settings
+from belljar_server.errors import HostNotReady
+from belljar_server.executor import Executor
+from belljar_server.log import configure as configure_log
+from belljar_server.metrics import Metrics
+from belljar_server.readiness import Readiness
+from belljar_server.sandbox import instance
+from belljar_server.sandbox.runsc import Launcher, Runsc
+from belljar_server.sandbox.sandbox import ColdSource, write_bundle
+from belljar_server.sandbox.spec import Environment, oci_spec
+from belljar_server.service import SandboxService
+from belljar_server.setup import images
+from belljar_server.setup import runsc as runsc_setup
+
+log = structlog.get_logger()
+
+SERVICE = sandbox_pb2.DESCRIPTOR.services_by_name["SandboxService"].full_name
+RECURSION_LIMIT = 10_000
+"""JSON nested as deep as the contract allows is parsed by recursion."""
+CLOSE_SECONDS = 5.0
+"""Time for streams to take their last events once all executions are over."""
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises HostNotReady when the host or the settings do not allow to start."""
+    configure_log(settings.log)
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+
+    async with contextlib.AsyncExitStack() as stack:
+        # What earlier servers left goes first: its memory and cgroups are needed.
+        for left in await instance.sweep(settings.runtime_dir):
+            log.warning("swept a dead server", instance=left.instance, sandboxes=left.sandboxes)
+            for execution_id in left.lost_executions:
+                log.error("execution lost", execution_id=execution_id, instance=left.instance)
+
+        # The host: a place of our own, every limit enforceable, runsc and an image for each runtime.
+        here = instance.claim(settings.runtime_dir, settings.sandbox.cgroup_parent)
+        stack.push_async_callback(here.close)
+        waived = check_limits(here.tree.missing, settings)
+        binary = runsc_setup.find(settings)
+        environments = find_environments(settings)
+
+        # Sandboxes: a launcher that starts them, one bundle for each environment.
+        launcher = await stack.enter_async_context(Launcher())
+        bundles = {
+            name: write_bundle(here.bundle(name), oci_spec(environment)) for name, environment in environments.items()
+        }
+        sandboxes = ColdSource(
+            Runsc(binary, here.runsc_root, settings.sandbox.platform),
+            launcher,
+            here.tree,
+            bundles,
+            start_timeout=settings.execution.start_timeout,
+        )
+
+        # HTTP needs the store for downloads, the local store needs the port for its URLs.
+        metrics = Metrics()
+        health_service = health.aio.HealthServicer()
+        telling: set[asyncio.Task[None]] = set()
+        readiness = Readiness(
+            environments,
+            sandboxes,
+            settings.limits.default.as_limits(),
+            lambda ready: _tell_health(health_service, telling, ready=ready),
+        )
+        store = await stack.enter_async_context(open_store(settings))
+        local = store if isinstance(store, LocalStore) else None
+        site = http.build(metrics.registry, lambda: (readiness.ready, readiness.reason), local)
+        host, port = config.split_address("http.listen", settings.http.listen)
+        http_address = await stack.enter_async_context(http.serve_http(site, host, port))
+        if local:
+            local.base_url = settings.http.public_url or f"http://{http_address}"
+
+        # The executor and the contract in front of it.
+        executor = Executor(
+            settings=settings.execution,
+            environments=environments,
+            sandboxes=sandboxes,
+            store=store,
+            metrics=metrics,
+            waived=waived,
+            flood_bytes=settings.limits.output_flood_bytes,
+            journal=here,
+            on_sandbox_failed=readiness.doubt,
+        )
+        metrics.watch("belljar_sandboxes_live", "Sandboxes that exist now.", lambda: sandboxes.live)
+        metrics.watch("belljar_executions_running", "Executions that hold a place.", lambda: executor.admission.running)
+        metrics.watch("belljar_executions_waiting", "Executions that wait for one.", lambda: executor.admission.waiting)
+        metrics.watch("belljar_ready", "1 when sandboxes can be started.", lambda: readiness.ready)
+        service = SandboxService(settings, executor, environments, metrics, waived)
+        server, grpc_address = await start_grpc(settings, service, health_service)
+
+        print(f"belljar: gRPC on {grpc_address}, HTTP on {http_address}", flush=True)  # noqa: T201  for who started it
+        log.info("listening", grpc=grpc_address, http=http_address, instance=here.directory.name, runsc=str(binary))
+        watching = asyncio.create_task(readiness.watch())
+        try:
+            await stopping.wait()
+        finally:
+            # Down again: no new work, then what runs, then the streams, then everything above in reverse.
+            log.info("stopping", under_way=executor.under_way, grace=settings.shutdown_grace)
+            watching.cancel()
+            await health_service.enter_graceful_shutdown()
+            await executor.drain(settings.shutdown_grace)
+            await server.stop(CLOSE_SECONDS)
+            await asyncio.wait([watching])
+    log.info("stopped")
+
+
+def check_limits(missing: Mapping[str, str], settings: Settings) -> frozenset[str]:
+    """The limits that are not enforced because the operator waived them. Raises HostNotReady for any other that cannot be."""
+    refused = {name: reason for name, reason in missing.items() if name not in settings.limits.waived}
+    if refused:
+        lines = "\n".join(f"  limits.{name}: {reason}" for name, reason in sorted(refused.items()))
+        names = ", ".join(f'"{name}"' for name in sorted(refused))
+        raise HostNotReady(
+            f"this host cannot enforce:\n{lines}\n"
+            f"Give the service a writable cgroup (`belljar doctor` tells how), or accept it with limits.waived = [{names}]"
+        )
+    for name, reason in missing.items():
+        log.warning("limit is not enforced", limit=name, reason=reason)
+    return frozenset(missing)
+
+
+def find_environments(settings: Settings) -> dict[str, Environment]:
+    """Every runtime with its image. Raises HostNotReady when one is missing."""
+    found = {}
+    for name, runtime in runtimes.load().items():
+        image = images.find(settings.data_dir, runtime)
+        found[name] = Environment(runtime, image.path, image.digest, image.version)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[ArtifactStore]:
+    """The artifact store that the settings name. Raises HostNotReady."""
+    wanted = settings.artifacts
+    if wanted.store == "local":
+        key = load_key(settings.data_dir / "secrets" / "url.key")
+        local = LocalStore(
+            settings.data_dir / "artifacts",
+            key,
+            url_ttl=wanted.url_ttl,
+            retention=wanted.retention,
+            min_free_bytes=wanted.min_free_bytes,
+        )
+        async with local:
+            yield local
+        return
+    # The spool is inside the scope of the remote store: what waits can go out until the end.
+    async with S3Store(wanted.s3, url_ttl=wanted.url_ttl) as remote:
+        spool = SpoolingStore(remote, settings.data_dir / "spool", min_free_bytes=wanted.min_free_bytes)
+        async with spool:
+            yield spool
+
+
+def _tell_health(service: health.aio.HealthServicer, tasks: set[asyncio.Task[None]], *, ready: bool) -> None:
+    status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+
+    async def tell() -> None:
+        for name in ("", SERVICE):
+            await service.set(name, status)
+
+    task = asyncio.create_task(tell())
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    log.info("ready" if ready else "not ready any more")
+
+
+async def start_grpc(
+    settings: Settings, service: SandboxService, health_service: health.aio.HealthServicer
+) -> tuple[grpc.aio.Server, str]:
+    """The gRPC server with health and reflection, and the address it listens on. Raises HostNotReady."""
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", settings.grpc.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", settings.grpc.max_streams),
+            ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
+            # A client that vanished without a FIN is noticed within 15 seconds.
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ]
+    )
+    sandbox_pb2_grpc.add_SandboxServiceServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    for name in ("", SERVICE):
+        await health_service.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    host, _ = config.split_address("grpc.listen", settings.grpc.listen)
+    try:
+        port = server.add_insecure_port(settings.grpc.listen)
+    except RuntimeError as error:
+        raise HostNotReady(f"grpc.listen {settings.grpc.listen} cannot be listened on: {error}") from error
+    await server.start()
+    return server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

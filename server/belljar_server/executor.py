@@ -1,0 +1,268 @@
+"""Runs executions: admit, acquire a sandbox, run, collect, decide, tell. Reads like the list of what happens.
+
+Each accepted execution is a task of its own that no client's fate touches; whatever happens inside, it ends with exactly
+one `finished`. Mutable state of the executor: the executions under way, and those kept for a replay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Protocol
+
+import structlog
+
+from belljar_server.admission import Admission, Place
+from belljar_server.artifacts import ArtifactStore
+from belljar_server.artifacts.collect import show_name
+from belljar_server.config import Execution as ExecutionSettings
+from belljar_server.errors import InvalidRequest, NotFound, SandboxFailed, StoreFailed, Unavailable, Violation
+from belljar_server.execution import Execution
+from belljar_server.guest.framing import MAX_PAYLOAD
+from belljar_server.metrics import Metrics
+from belljar_server.models import (
+    DisconnectPolicy,
+    ErrorKind,
+    ExecutionRequest,
+    Failure,
+    Finished,
+    Outcome,
+    Phase,
+    PhaseChange,
+)
+from belljar_server.run import Run
+from belljar_server.sandbox import Ending, JobFile, SandboxSource, Stop
+from belljar_server.sandbox.spec import Environment
+from belljar_server.verdict import judge
+
+log = structlog.get_logger()
+
+
+class Journal(Protocol):
+    """Where accepted executions are noted, so that none is lost without a word when the server is killed."""
+
+    def accepted(self, execution_id: str) -> None:
+        """The execution is under way."""
+
+    def ended(self, execution_id: str) -> None:
+        """It has its terminal event."""
+
+
+class Executor:
+    """Takes validated requests and runs them."""
+
+    def __init__(
+        self,
+        *,
+        settings: ExecutionSettings,
+        environments: Mapping[str, Environment],
+        sandboxes: SandboxSource,
+        store: ArtifactStore,
+        metrics: Metrics,
+        waived: frozenset[str],
+        flood_bytes: int,
+        journal: Journal,
+        on_sandbox_failed: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._environments = environments
+        self._sandboxes = sandboxes
+        self._store = store
+        self._metrics = metrics
+        self._waived = waived
+        self._flood_bytes = flood_bytes
+        self._journal = journal
+        self._on_sandbox_failed = on_sandbox_failed
+        self.admission = Admission(settings.max_running, settings.max_queued)
+        self._running: dict[Execution, Run] = {}
+        self._by_request_id: dict[str, Execution] = {}
+        self._draining = False
+
+    def __repr__(self) -> str:
+        """How much it has to do."""
+        return f"<Executor {len(self._running)} under way, {self.admission!r}>"
+
+    async def submit(self, request: ExecutionRequest) -> Execution:
+        """Accepts a request, or finds the execution that it repeats. From here on it ends with exactly one `finished`.
+
+        Raises InvalidRequest, NotFound, Overloaded, Unavailable; then nothing was started.
+        """
+        known = self._repeated(request)
+        if known:
+            return known
+        if self._draining:
+            raise Unavailable("the server is stopping")
+        await self._store.check()
+        files = await self._open_files(request)
+        known = self._repeated(request)  # the same request may have come in while this one waited
+        if known:
+            return known
+        place = self.admission.enter()
+        execution = Execution(request, self._abandoned)
+        if request.request_id:
+            self._by_request_id[request.request_id] = execution
+        run = Run(execution, files, self._store, self._flood_bytes, self._settings.collect_timeout)
+        self._running[execution] = run
+        self._journal.accepted(execution.id)
+        run.task = asyncio.create_task(self._execute(run, place))
+        return execution
+
+    async def drain(self, grace: float) -> None:
+        """Takes no more work, lets what runs finish within `grace` seconds, then ends it."""
+        self._draining = True
+        tasks = [run.task for run in self._running.values() if run.task]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        for run in list(self._running.values()):
+            run.stop(Stop.SHUTDOWN)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    @property
+    def under_way(self) -> int:
+        """How many executions are accepted and not finished."""
+        return len(self._running)
+
+    def _repeated(self, request: ExecutionRequest) -> Execution | None:
+        self._forget_old()
+        known = self._by_request_id.get(request.request_id) if request.request_id else None
+        if known and known.request.fingerprint != request.fingerprint:
+            problem = f"{request.request_id!r} was used for another request; take a new one for each request"
+            raise InvalidRequest(Violation("request_id", problem))
+        return known
+
+    def _forget_old(self) -> None:
+        """Drops finished executions that are too old or, oldest first, too much."""
+        now = time.monotonic()
+        finished = [e for e in self._by_request_id.values() if e.finished]
+        size = sum(e.held_bytes for e in finished)
+        for execution in sorted(finished, key=lambda e: e.finished_at):
+            too_old = now - execution.finished_at > self._settings.replay_ttl
+            if not too_old and size <= self._settings.replay_bytes:
+                break
+            size -= execution.held_bytes
+            del self._by_request_id[execution.request.request_id]
+
+    def _abandoned(self, execution: Execution) -> None:
+        run = self._running.get(execution)
+        if run and execution.request.disconnect_policy is DisconnectPolicy.CANCEL:
+            run.stop(Stop.CANCELLED)
+
+    async def _open_files(self, request: ExecutionRequest) -> tuple[JobFile, ...]:
+        """Looks every input file up before anything is started. Raises InvalidRequest, NotFound."""
+        files = []
+        size = sum(len(file.content) for file in request.files)
+        for index, file in enumerate(request.input_files):
+            if file.content is not None:
+                files.append(JobFile(file.path, len(file.content), _pieces(file.content)))
+                size += len(file.content)
+                continue
+            try:
+                stored, chunks = await self._store.open(file.artifact_id or "")
+            except NotFound as error:
+                raise NotFound(f"input_files[{index}].artifact_id", error.name) from error
+            except StoreFailed as error:
+                raise Unavailable(f"input_files[{index}].artifact_id: {error}") from error
+            files.append(JobFile(file.path, stored.size_bytes, chunks))
+            size += stored.size_bytes
+        if size > request.limits.disk_bytes:
+            problem = f"is {request.limits.disk_bytes}, but files and input_files alone have {size} bytes"
+            raise InvalidRequest(Violation("limits.disk_bytes", problem))
+        return tuple(files)
+
+    async def _execute(self, run: Run, place: Place) -> None:
+        execution = run.execution
+        try:
+            finished = await self._attempt(run, place)
+        except BaseException as error:  # one terminal event, whatever happened
+            log.exception("execution broke", execution_id=execution.id)
+            failure = Failure(ErrorKind.SANDBOX_FAILED, "the server failed while it ran this execution")
+            finished = Finished(Outcome.FAILED, 1, error=failure, usage=run.usage())
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            del self._running[execution]
+            self._journal.ended(execution.id)
+            execution.tell(finished)
+            self._account(execution, finished, run)
+
+    async def _attempt(self, run: Run, place: Place) -> Finished:
+        execution = run.execution
+        request = execution.request
+        if self.admission.waiting:
+            execution.tell(PhaseChange(Phase.QUEUED))
+        async with place as run.queue_time:
+            if run.stopped:
+                return run.finish(judge(Ending(None, stop=run.stopped), request.limits, ""), None)
+            execution.tell(PhaseChange(Phase.STARTING))
+            environment = self._environments[request.runtime]
+            started = time.monotonic()
+            try:
+                async with self._sandboxes.acquire(environment) as sandbox:
+                    run.hold(sandbox)
+                    ending = await sandbox.run(run.job(), run)
+                    run.start_time = (run.running_at or time.monotonic()) - started
+                    run.release()
+                    return await self._conclude(run, ending, environment)
+            except SandboxFailed as error:
+                self._sandbox_failed(execution, str(error))
+                ending = Ending(None, stop=run.stopped, fault=str(error))
+                return run.finish(judge(ending, request.limits, ""), None)
+
+    async def _conclude(self, run: Run, ending: Ending, environment: Environment) -> Finished:
+        verdict = judge(ending, run.execution.request.limits, environment.runtime.main_file)
+        if verdict.failure and verdict.failure.kind is ErrorKind.SANDBOX_FAILED:
+            self._sandbox_failed(run.execution, ending.fault)
+        run.warnings += [f"limits.{name} is not enforced on this host" for name in sorted(self._waived)]
+        for name, reason in ending.skipped:
+            run.warnings.append(f"{show_name(name)!r} was left out: {reason}" if name else reason)
+        if ending.left_out > len(ending.skipped):
+            run.warnings.append(f"{ending.left_out} files were left out in all")
+        return await run.deliver(verdict, ending)
+
+    def _sandbox_failed(self, execution: Execution, why: str) -> None:
+        self._metrics.sandbox_failures.inc()
+        self._on_sandbox_failed()
+        log.error("sandbox failed", execution_id=execution.id, error=why)
+
+    def _account(self, execution: Execution, finished: Finished, run: Run) -> None:
+        """The canonical log line and the metrics of one execution."""
+        kind = finished.error.kind.value if finished.error else ""
+        usage = finished.usage
+        self._metrics.executions.labels(execution.request.runtime, finished.outcome.value, kind).inc()
+        self._metrics.artifact_bytes.inc(usage.artifact_bytes)
+        for stream, size in execution.written.items():
+            self._metrics.output_bytes.labels(stream.value).inc(size)
+        phases = {
+            "queue": usage.queue_time,
+            "start": usage.start_time,
+            "run": usage.run_time,
+            "collect": usage.collect_time,
+        }
+        for phase, seconds in phases.items():
+            self._metrics.phases.labels(execution.request.runtime, phase).observe(seconds)
+        log.info(
+            "execution",
+            execution_id=execution.id,
+            request_id=execution.request.request_id or None,
+            runtime=execution.request.runtime,
+            outcome=finished.outcome.value,
+            kind=kind or None,
+            exit_code=finished.exit_code,
+            warm=run.warm,
+            **{f"{phase}_ms": round(seconds * 1000, 1) for phase, seconds in phases.items()},
+            cpu_ms=round(usage.cpu_time * 1000, 1),
+            peak_memory_bytes=usage.peak_memory_bytes,
+            stdout_bytes=usage.stdout_bytes,
+            stderr_bytes=usage.stderr_bytes,
+            artifacts=len(finished.artifacts),
+            artifact_bytes=usage.artifact_bytes,
+            total_ms=round((time.monotonic() - execution.began) * 1000, 1),
+            labels=dict(execution.request.labels) or None,
+        )
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), MAX_PAYLOAD):
+        yield content[start : start + MAX_PAYLOAD]

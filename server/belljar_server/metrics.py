@@ -1,0 +1,45 @@
+"""Prometheus metrics of one server, in a registry of its own so that two servers in one process do not collide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+PHASE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+
+
+class Metrics:
+    """What the server counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.executions = Counter(
+            "belljar_executions",
+            "Executions that ended, by runtime, outcome and error kind (empty on success).",
+            ["runtime", "outcome", "kind"],
+            registry=self.registry,
+        )
+        self.phases = Histogram(
+            "belljar_phase_seconds",
+            "Time of executions in each phase.",
+            ["runtime", "phase"],
+            buckets=PHASE_BUCKETS,
+            registry=self.registry,
+        )
+        self.refused = Counter(
+            "belljar_refused", "Requests that were refused, by gRPC status.", ["code"], registry=self.registry
+        )
+        self.artifact_bytes = Counter(
+            "belljar_artifact_bytes", "Bytes of artifacts and results that were stored.", registry=self.registry
+        )
+        self.output_bytes = Counter(
+            "belljar_output_bytes", "Bytes that user code printed, by stream.", ["stream"], registry=self.registry
+        )
+        self.sandbox_failures = Counter(
+            "belljar_sandbox_failures", "Sandboxes that did not start or died by themselves.", registry=self.registry
+        )
+
+    def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
+        """A gauge that is read when somebody asks."""
+        Gauge(name, documentation, registry=self.registry).set_function(value)

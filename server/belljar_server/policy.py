@@ -1,0 +1,304 @@
+"""Decides what a request may do: a pure function from what was asked and the settings to a validated request, or a refusal.
+
+Every violation names the field, what was given and what is allowed; all of them are told at once. Nothing is started
+here and nothing is lowered in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+
+from belljar_server.config import LimitSettings
+from belljar_server.errors import InvalidRequest, Violation
+from belljar_server.models import DisconnectPolicy, Entry, ExecutionRequest, InputFile, Limits, SourceFile
+
+MAX_CODE_BYTES = 4 << 20
+MAX_INPUTS_BYTES = 16 << 20
+MAX_INPUTS_DEPTH = 200
+MAX_INTEGER_DIGITS = 4300
+MAX_FILES = 1000
+MAX_FILE_BYTES = 4 << 20
+MAX_PATH_BYTES = 1024
+MAX_NAME_BYTES = 255
+MAX_ENV = 128
+MAX_ENV_BYTES = 256 * 1024
+MAX_LABELS = 32
+MAX_LABEL_CHARACTERS = 256
+
+FLOORS = Limits(
+    timeout=0.001,
+    cpu_time=0.01,
+    cpus=0.05,
+    memory_bytes=64 << 20,
+    processes=16,
+    disk_bytes=1 << 20,
+    open_files=64,
+    output_bytes=0,
+    result_bytes=0,
+    artifact_count=0,
+    artifact_bytes=0,
+)
+"""The lowest value of each limit that leaves the runtime able to work."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LABEL_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.|\\\Z)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)  # linear also for broken strings
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A request as it came in: typed, but nothing in it is checked. Unset limits are missing in `limits`."""
+
+    runtime: str = ""
+    code: str = ""
+    files: tuple[SourceFile, ...] = ()
+    inputs_json: str = ""
+    entry: Entry | None = Entry.DETECT
+    """None: a value that the contract does not know."""
+    input_files: tuple[InputFile, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    limits: dict[str, float | int] = field(default_factory=dict)
+    request_id: str = ""
+    fingerprint: bytes = b""
+    disconnect_policy: DisconnectPolicy | None = DisconnectPolicy.CANCEL
+
+
+def judge(draft: Draft, settings: LimitSettings, runtimes: Iterable[str]) -> ExecutionRequest:
+    """The validated request with effective limits. Raises InvalidRequest with everything that is wrong."""
+    wrong: list[Violation] = []
+
+    def refuse(where: str, description: str) -> None:
+        wrong.append(Violation(where, description))
+
+    names = sorted(runtimes)
+    if draft.runtime not in names:
+        refuse("runtime", f"{shown(draft.runtime)} is not a runtime of this server; it has {', '.join(names)}")
+    _judge_code("code", draft.code, refuse)
+    if not draft.code:
+        refuse("code", "is empty; it is required")
+    if draft.entry is None:
+        refuse("entry", "is not a value of Entry")
+    if draft.disconnect_policy is None:
+        refuse("disconnect_policy", "is not a value of DisconnectPolicy")
+    if draft.request_id and not _REQUEST_ID.fullmatch(draft.request_id):
+        refuse("request_id", f"{shown(draft.request_id)} is not 1 to 128 characters of A-Z a-z 0-9 - _ . :")
+    _judge_inputs(draft.inputs_json, refuse)
+    _judge_paths("files", [file.path for file in draft.files], refuse)
+    for index, source in enumerate(draft.files):
+        if len(source.content) > MAX_FILE_BYTES:
+            refuse(f"files[{index}].content", f"has {len(source.content)} bytes; at most {MAX_FILE_BYTES} are allowed")
+    _judge_paths("input_files", [file.path for file in draft.input_files], refuse)
+    for index, file in enumerate(draft.input_files):
+        if file.content is None and not file.artifact_id:
+            refuse(f"input_files[{index}].source", "is not set; content or artifact_id is required")
+    _judge_env(draft.env, refuse)
+    _judge_labels(draft.labels, refuse)
+    limits = _judge_limits(draft.limits, settings, refuse)
+    size = sum(len(file.content) for file in draft.files) + sum(len(file.content or b"") for file in draft.input_files)
+    if limits and size > limits.disk_bytes:
+        refuse(
+            "limits.disk_bytes",
+            f"is {limits.disk_bytes}, but files and input_files alone have {size} bytes; raise it or send less",
+        )
+    if wrong or limits is None or draft.entry is None or draft.disconnect_policy is None:
+        raise InvalidRequest(*wrong)
+    return ExecutionRequest(
+        runtime=draft.runtime,
+        code=draft.code,
+        limits=limits,
+        inputs_json=draft.inputs_json or "{}",
+        entry=draft.entry,
+        files=draft.files,
+        input_files=draft.input_files,
+        env=draft.env,
+        labels=draft.labels,
+        request_id=draft.request_id,
+        fingerprint=draft.fingerprint,
+        disconnect_policy=draft.disconnect_policy,
+    )
+
+
+Refuse = Callable[[str, str], None]
+
+
+def shown(value: str) -> str:
+    """A value of the client's in an error message: quoted, escaped and short."""
+    text = ascii(value[:64])
+    return f"{text}… ({len(value)} characters)" if len(value) > 64 else text
+
+
+def _judge_code(where: str, code: str, refuse: Refuse) -> None:
+    size = len(code.encode("utf-8", "surrogatepass")) if len(code) * 4 > MAX_CODE_BYTES else len(code)
+    if size > MAX_CODE_BYTES:
+        refuse(where, f"has {size} bytes; at most {MAX_CODE_BYTES} are allowed")
+    if "\0" in code:
+        refuse(where, f"has a NUL character at position {code.index(chr(0))}; none is allowed")
+
+
+def _judge_limits(asked: dict[str, float | int], settings: LimitSettings, refuse: Refuse) -> Limits | None:
+    values: dict[str, float | int] = {}
+    for spec in fields(Limits):
+        name = spec.name
+        floor, ceiling = getattr(FLOORS, name), getattr(settings.max, name)
+        value = asked.get(name)
+        if value is None:
+            values[name] = getattr(settings.default, name)
+        elif math.isfinite(value) and floor <= value <= ceiling:
+            values[name] = value
+        else:
+            refuse(f"limits.{name}", f"is {value:g}; {floor:g} to {ceiling:g} {unit(name)} are allowed".replace("  ", " "))
+            values[name] = floor
+    if "cpu_time" not in asked:
+        values["cpu_time"] = min(values["timeout"] * max(1.0, values["cpus"]), settings.max.cpu_time)
+    return Limits(**values)  # type: ignore[arg-type]  # each field's type is that of its default
+
+
+def unit(limit: str) -> str:
+    """The unit of a limit in words."""
+    if limit in ("timeout", "cpu_time"):
+        return "seconds"
+    if limit == "cpus":
+        return "cores"
+    return "bytes" if limit.endswith("_bytes") else ""
+
+
+def _judge_paths(where: str, paths: list[str], refuse: Refuse) -> None:
+    if len(paths) > MAX_FILES:
+        refuse(where, f"has {len(paths)} entries; at most {MAX_FILES} are allowed")
+        return
+    files: set[str] = set()
+    folders: set[str] = set()
+    for index, path in enumerate(paths):
+        problem = path_problem(path)
+        if problem is None and path in files:
+            problem = "is there twice"
+        parents = {path[:at] for at, character in enumerate(path) if character == "/"}
+        if problem is None and (path in folders or parents & files):
+            problem = "is needed both as a file and as a folder"
+        if problem:
+            refuse(f"{where}[{index}].path", f"{shown(path)} {problem}")
+        files.add(path)
+        folders |= parents
+
+
+def path_problem(path: str) -> str | None:
+    """Why a relative path is not allowed, or None when it is."""
+    if not path:
+        return "is empty"
+    try:
+        size = len(path.encode())
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    if size > MAX_PATH_BYTES:
+        return f"has {size} bytes; at most {MAX_PATH_BYTES} are allowed"
+    if path.startswith("/"):
+        return "is absolute; a path below the working directory is wanted"
+    if "\0" in path:
+        return "has a NUL character"
+    for part in path.split("/"):
+        if part in ("", ".", ".."):
+            return "has an empty part, a `.` or a `..`"
+        if len(part.encode()) > MAX_NAME_BYTES:
+            return f"has a name of {len(part.encode())} bytes; at most {MAX_NAME_BYTES} are allowed"
+    return None
+
+
+def _judge_env(env: tuple[tuple[str, str], ...], refuse: Refuse) -> None:
+    if len(env) > MAX_ENV:
+        refuse("env", f"has {len(env)} variables; at most {MAX_ENV} are allowed")
+    size = sum(len(name.encode()) + len(value.encode()) for name, value in env)
+    if size > MAX_ENV_BYTES:
+        refuse("env", f"has {size} bytes; at most {MAX_ENV_BYTES} are allowed")
+    for name, value in env:
+        if not _ENV_NAME.fullmatch(name):
+            refuse("env", f"{shown(name)} is not a name of letters, digits and _ that starts with no digit")
+        elif name.upper().startswith("BELLJAR_"):
+            refuse("env", f"{shown(name)} is reserved: names that start with BELLJAR_ are")
+        if "\0" in value:
+            refuse(f"env[{shown(name)}]", "has a NUL character in its value")
+
+
+def _judge_labels(labels: tuple[tuple[str, str], ...], refuse: Refuse) -> None:
+    if len(labels) > MAX_LABELS:
+        refuse("labels", f"has {len(labels)} entries; at most {MAX_LABELS} are allowed")
+    for key, value in labels:
+        if not _LABEL_KEY.fullmatch(key):
+            refuse("labels", f"{shown(key)} does not match [a-z][a-z0-9_.-]{{0,62}}")
+        if len(value) > MAX_LABEL_CHARACTERS:
+            refuse(f"labels[{shown(key)}]", f"has {len(value)} characters; at most {MAX_LABEL_CHARACTERS} are allowed")
+
+
+class _DuplicateKey(ValueError):
+    pass
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _DuplicateKey(f"has the key {shown(key)} twice in one object")
+            seen.add(key)
+    return found
+
+
+def _no_constant(name: str) -> object:
+    raise _DuplicateKey(f"has {name}, which JSON does not know")
+
+
+def _judge_inputs(text: str, refuse: Refuse) -> None:
+    if not text:
+        return
+    size = len(text.encode())
+    if size > MAX_INPUTS_BYTES:
+        refuse("inputs_json", f"has {size} bytes; at most {MAX_INPUTS_BYTES} are allowed")
+        return
+    depth = nesting(text, MAX_INPUTS_DEPTH)
+    if depth > MAX_INPUTS_DEPTH:
+        refuse("inputs_json", f"is nested deeper than {MAX_INPUTS_DEPTH}")
+        return
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except _DuplicateKey as error:
+        refuse("inputs_json", str(error))
+    except json.JSONDecodeError as error:
+        refuse("inputs_json", f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}")
+    except ValueError:
+        refuse("inputs_json", f"has an integer of more than {MAX_INTEGER_DIGITS} digits")
+    else:
+        if not isinstance(value, dict):
+            refuse("inputs_json", f"is a JSON {_kind(value)}; an object with the inputs by name is wanted")
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, (int, float)):
+        return "number"
+    return "string" if isinstance(value, str) else "array"
+
+
+def nesting(text: str, enough: int) -> int:
+    """How deep JSON text is nested; stops to count above `enough`."""
+    if text.count("{") + text.count("[") <= enough:
+        return 0
+    depth = deepest = 0
+    for match in _BRACKETS.finditer(text):
+        token = match[0]
+        if token in "{[":
+            depth += 1
+            deepest = max(deepest, depth)
+            if deepest > enough:
+                break
+        elif token in "}]":
+            depth -= 1
+    return deepest

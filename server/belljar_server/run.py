@@ -1,0 +1,214 @@
+"""What one execution gathers while its sandbox runs, and the terminal event that is made of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+from belljar_server.artifacts import ArtifactStore
+from belljar_server.artifacts.collect import Collector, ResultSink
+from belljar_server.errors import SandboxFailed
+from belljar_server.execution import Execution
+from belljar_server.models import (
+    ErrorKind,
+    Failure,
+    Finished,
+    Outcome,
+    Phase,
+    PhaseChange,
+    Started,
+    Stream,
+    Usage,
+)
+from belljar_server.sandbox import Ending, Job, JobFile, Sandbox, Stop
+from belljar_server.verdict import Verdict
+
+
+class Run:
+    """One execution while it runs: the `Listener` of its sandbox. Mutable state: what it got so far."""
+
+    def __init__(
+        self,
+        execution: Execution,
+        files: tuple[JobFile, ...],
+        store: ArtifactStore,
+        flood_bytes: int,
+        collect_timeout: float,
+    ) -> None:
+        self.execution = execution
+        self.task: asyncio.Task[None] | None = None
+        self.stopped: Stop | None = None
+        self.queue_time = 0.0
+        self.start_time = 0.0
+        self.running_at = 0.0
+        self.warm = False
+        self.warnings: list[str] = []
+        self._files = files
+        self._sandbox: Sandbox | None = None
+        self._flood_bytes = flood_bytes
+        self._collect_timeout = collect_timeout
+        self._collect_until: float | None = None
+        self._collector = Collector(store, execution.request.limits)
+        self._result = ResultSink(store, execution.request.limits)
+        self._ending: Ending | None = None
+
+    def hold(self, sandbox: Sandbox) -> None:
+        """The execution has its sandbox; a stop that came before is passed on."""
+        self._sandbox = sandbox
+        self.warm = sandbox.warm
+        if self.stopped:
+            sandbox.stop(self.stopped)
+
+    def release(self) -> None:
+        """The sandbox is done with."""
+        self._sandbox = None
+
+    def stop(self, reason: Stop) -> None:
+        """Ends the execution, whatever it is doing."""
+        self.stopped = self.stopped or reason
+        if self._sandbox:
+            self._sandbox.stop(reason)
+
+    def job(self) -> Job:
+        """What the sandbox is to run."""
+        request = self.execution.request
+        return Job(
+            code=request.code,
+            inputs_json=request.inputs_json,
+            entry=request.entry.value,
+            env=request.env,
+            sources=request.files,
+            files=self._files,
+            limits=request.limits,
+        )
+
+    def on_prepared(self) -> None:
+        """Tells the client."""
+        self.execution.tell(Started(self.warm, self.queue_time))
+
+    def on_running(self) -> None:
+        """Tells the client."""
+        self.running_at = time.monotonic()
+        self.execution.tell(PhaseChange(Phase.RUNNING))
+
+    def on_output(self, stream: Stream, data: bytes) -> None:
+        """Passes output on; ends code that floods."""
+        if self.execution.tell_output(stream, data) > self._flood_bytes and self._sandbox:
+            self._sandbox.stop(Stop.OUTPUT)
+
+    async def on_result(self, data: bytes) -> None:
+        """Keeps a piece of the result."""
+        await self._result.write(data)
+
+    def on_collecting(self) -> None:
+        """Tells the client, and bounds the time that storing may take."""
+        self.execution.tell(PhaseChange(Phase.COLLECTING))
+        self._collect_until = asyncio.get_running_loop().time() + self._collect_timeout
+
+    async def on_artifact(self, name: bytes, size: int) -> None:
+        """An artifact begins; the size it claims decides nothing."""
+        del size
+        await self._collector.begin(name)
+
+    async def on_artifact_data(self, data: bytes) -> None:
+        """The next bytes of it. Raises SandboxFailed when storing takes too long."""
+        await self._in_time(self._collector.write(data))
+
+    async def on_artifact_end(self, *, complete: bool) -> None:
+        """It is through. Raises SandboxFailed when storing takes too long."""
+        await self._in_time(self._collector.end(complete=complete))
+
+    async def _in_time(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            async with asyncio.timeout_at(self._collect_until):
+                await work
+        except TimeoutError:
+            problem = f"storing the artifacts took longer than {self._collect_timeout:g} s"
+            self.warnings.append(f"{problem}: some are missing")
+            raise SandboxFailed(problem) from None
+
+    async def deliver(self, verdict: Verdict, ending: Ending) -> Finished:
+        """The terminal event, with the result if there is one."""
+        self._ending = ending
+        try:
+            await self._in_time(self._collector.finish())
+        except SandboxFailed:
+            await self._collector.abort()
+        if verdict.outcome is not Outcome.SUCCEEDED:
+            await self._result.abort()
+            return self.finish(verdict, None)
+        if self._result.lost:
+            limits = self.execution.request.limits
+            message = f"the result has {self._result.size} bytes; limits.artifact_bytes is {limits.artifact_bytes}"
+            failure = Failure(ErrorKind.OUTPUT_LIMIT, message, hint="Return less, or write files to /home/user.")
+            return self.finish(Verdict(Outcome.FAILED, verdict.exit_code, failure=failure), None)
+        text = self._result.text
+        if text is not None:
+            problem = json_problem(text)
+            if problem:
+                failure = Failure(ErrorKind.RESULT_NOT_SERIALIZABLE, f"the result is not JSON: {problem}")
+                return self.finish(Verdict(Outcome.FAILED, verdict.exit_code, failure=failure), None)
+        artifact, remarks = await self._result.artifact()
+        self.warnings += remarks
+        finished = self.finish(verdict, text.decode() if text is not None else None)
+        if artifact:
+            usage = replace(finished.usage, artifact_bytes=finished.usage.artifact_bytes + artifact.size_bytes)
+            finished = replace(finished, result_artifact=artifact, usage=usage)
+        return finished
+
+    def finish(self, verdict: Verdict, result_json: str | None) -> Finished:
+        """The terminal event out of a verdict and all that was gathered."""
+        warnings = [*self.warnings, *self._collector.warnings]
+        if verdict.warning:
+            warnings.append(verdict.warning)
+        return Finished(
+            outcome=verdict.outcome,
+            exit_code=verdict.exit_code,
+            signal=verdict.signal,
+            result_json=result_json,
+            error=verdict.failure,
+            artifacts=self._collector.artifacts,
+            usage=self.usage(),
+            warnings=tuple(warnings),
+            stdout_dropped_bytes=self.execution.dropped[Stream.STDOUT],
+            stderr_dropped_bytes=self.execution.dropped[Stream.STDERR],
+        )
+
+    def usage(self) -> Usage:
+        """What it cost so far."""
+        request = self.execution.request
+        ending = self._ending or Ending(None)
+        sources = sum(len(file.content) for file in request.files) + sum(file.size for file in self._files)
+        return Usage(
+            queue_time=self.queue_time,
+            start_time=self.start_time,
+            run_time=ending.run_time,
+            collect_time=ending.collect_time,
+            cpu_time=ending.cpu_time,
+            peak_memory_bytes=ending.peak_memory_bytes,
+            stdout_bytes=self.execution.written[Stream.STDOUT],
+            stderr_bytes=self.execution.written[Stream.STDERR],
+            input_bytes=len(request.code.encode()) + len(request.inputs_json.encode()) + sources,
+            artifact_bytes=sum(artifact.size_bytes for artifact in self._collector.artifacts),
+        )
+
+
+def json_problem(text: bytes) -> str:
+    """Why bytes that a sandbox sent are not a JSON document, or an empty string when they are one."""
+    try:
+        json.loads(text.decode(), parse_constant=_refuse_constant, parse_int=_any_integer)
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return ""
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _any_integer(digits: str) -> object:
+    return digits

@@ -1,0 +1,170 @@
+'use strict';
+
+/**
+ * From the user's source to code that V8 runs. Lives in the worker's own realm.
+ *
+ * The main source becomes the body of a function, because there `return` at the top level and inputs as variables mean
+ * what users expect, and an async one where it awaits. JavaScript without import and export goes there as it is;
+ * everything else through swc, which makes CommonJS of it. swc knows no `return` at the top level of a module, so it
+ * sees a call there and the `return` comes back afterwards. Lines stay where they are; columns are counted back.
+ */
+
+const { bytesOf, readSourceMap, transform } = require('host');
+const { edit, undo, chain } = require('./positions.js');
+const { BadSource, characterColumn, survey } = require('./source.js');
+
+const MODULE_PARAMETERS = ['exports', 'require', 'module', '__filename', '__dirname'];
+/** Names that CommonJS out of swc needs for itself. */
+const NEEDED_BY_SWC = new Set(['exports', 'require', 'module']);
+
+/** What the user's files are called in stacks and reports, by the file name that V8 knows, with the way back. */
+const compiled = new Map();
+
+const TYPESCRIPT_FILE = /\.[mc]?ts$/;
+
+/** Runs swc. Throws BadSource: the parser before it has accepted what swc refuses. */
+const runSwc = (text, file, typescript, module) => {
+  const parser = typescript
+    ? { syntax: 'typescript', decorators: true }
+    : { syntax: 'ecmascript', explicitResourceManagement: true };
+  try {
+    const { code, map } = transform(text, {
+      filename: file,
+      swcrc: false,
+      configFile: false,
+      sourceMaps: true,
+      inlineSourcesContent: false,
+      isModule: true,
+      module,
+      jsc: { target: 'esnext', parser, transform: { decoratorVersion: '2022-03' } },
+    });
+    return { code, map };
+  } catch (error) {
+    throw swcRefusal(String(error.message), text, file);
+  }
+};
+
+/** swc's message is a drawing: the text after a cross, the line before a bar, and carets under the place. */
+const swcRefusal = (drawing, text, file) => {
+  const lines = drawing.replace(/\u001b\[[\d;]*m/g, '').split('\n');
+  const message = lines.find((line) => /^\s*[x×] /u.test(line))?.replace(/^\s*[x×] /u, '') ?? 'the code does not compile';
+  const carets = lines.findIndex((line) => /^\s*[:·]\s+[\^─┬]/u.test(line));
+  const numbered = carets > 0 ? /^(\s*(\d+) [|│] )/u.exec(lines[carets - 1]) : null;
+  if (!numbered) return new BadSource(`SyntaxError: ${message}`, file, 0, 0);
+  const column = lines[carets].search(/[\^─┬]/u) - numbered[1].length;
+  return new BadSource(`SyntaxError: ${message}`, file, Number(numbered[2]), characterColumn(text, numbered[2] - 1, column));
+};
+
+/** A function from places in swc's output to places in its input. Reads the map when it is first asked. */
+const throughMap = (map) => {
+  let find = null;
+  return (place) => {
+    find ??= readSourceMap(map);
+    return find(place);
+  };
+};
+
+/** A name like `base` that the text does not contain. */
+const freshName = (base, text) => {
+  let name = base;
+  while (text.includes(name)) name += '_';
+  return name;
+};
+
+/** V8 takes neither of these inside a function. */
+const normalize = (text) => text.replace(/^\ufeff/, '').replace(/^#!/, '//');
+
+/**
+ * The main source as the text of a function of `parameters`, which are names to give values to.
+ *
+ * `choose` decides from the survey what becomes of the inputs: it returns the names of those that are variables.
+ */
+const compileMain = (source, path, file, typescript, choose) => {
+  const text = normalize(source);
+  const found = survey(text, file, typescript);
+  const swc = typescript || found.module;
+  const taken = swc && found.module ? NEEDED_BY_SWC : new Set();
+  const variables = choose(found, taken).filter((name) => !found.declared.has(name));
+  const names = {
+    finish: freshName('$finish', text),
+    dynamicImport: freshName('$import', text),
+    meta: freshName('$meta', text),
+    offerMain: freshName('$main', text),
+  };
+  const edits = [
+    ...found.dynamicImports.map((node) => ({ at: node.start, remove: 6, insert: names.dynamicImport })),
+    ...found.metas.map((node) => ({ at: node.start, remove: node.end - node.start, insert: names.meta })),
+    ...(swc ? found.returns.flatMap((node) => finishInstead(node, names.finish)) : []),
+    ...(found.last ? giveBack(found.last, swc ? `${names.finish}((` : 'return (', swc ? '))' : ')') : []),
+  ].sort((a, b) => a.at - b.at);
+  let code = edit(text, edits);
+  let locate = undo(text, edits);
+  if (swc) {
+    const output = runSwc(code, file, typescript, { type: 'commonjs', importInterop: 'swc', ignoreDynamic: true });
+    const returns = [];
+    for (let at = output.code.indexOf(`${names.finish}(`); at >= 0; at = output.code.indexOf(`${names.finish}(`, at + 1)) {
+      returns.push({ at, remove: 0, insert: 'return ' });
+    }
+    code = edit(output.code, returns);
+    locate = chain(undo(output.code, returns), throughMap(output.map), locate);
+  }
+  const own = MODULE_PARAMETERS.filter(
+    (name) => !variables.includes(name) && (!found.declared.has(name) || (swc && name !== 'module' && NEEDED_BY_SWC.has(name))),
+  );
+  const parameters = [...own, ...Object.values(names), ...variables];
+  const prefix =
+    `(${found.awaits ? 'async ' : ''}function (${parameters.join(', ')}) {` +
+    (swc || found.strict ? "'use strict';" : '') +
+    (found.main && !found.main.exported ? `${names.offerMain}(() => main);` : '');
+  const wrapped = [{ at: 0, remove: 0, insert: prefix }];
+  compiled.set(path, { file, text, locate: chain(undo(code, wrapped), locate) });
+  return { code: `${prefix}${code}\n})`, found, names, own, variables, mainPlace: found.main?.place.loc.start ?? null };
+};
+
+/** `return value` as `finish((value))`, for swc. */
+const finishInstead = ({ start, end, argument }, finish) => {
+  if (argument === null) return [{ at: start, remove: 6, insert: `${finish}()` }];
+  const open = argument.extra?.parenthesized ? argument.extra.parenStart : argument.start;
+  return [
+    { at: start, remove: 6, insert: `${finish}((` },
+    { at: endOfArgument(argument, open, end), remove: 0, insert: '))' },
+  ];
+};
+
+/** Where an argument ends, its closing parenthesis included. */
+const endOfArgument = (argument, open, end) => (open === argument.start ? argument.end : end);
+
+const giveBack = ({ start, end }, before, after) => [
+  { at: start, remove: 0, insert: before },
+  { at: end, remove: 0, insert: after },
+];
+
+/**
+ * One of the request's `files` for Node's own loader: its text and format. CommonJS, so that files may mix both ways
+ * of importing and be required; an ES module only where it awaits at the top level.
+ */
+const compileFile = (source, path, file) => {
+  const typescript = TYPESCRIPT_FILE.test(path);
+  const text = normalize(source);
+  const plain = !typescript && !/\b(?:import|export|await)\b/.test(text);
+  const found = plain ? null : survey(text, file, typescript);
+  if (plain || (!typescript && !found.module && !found.awaits && found.dynamicImports.length + found.metas.length === 0)) {
+    compiled.set(path, { file, text, locate: (place) => place });
+    return { format: 'commonjs', source: text };
+  }
+  const module = found.awaits ? { type: 'es6' } : { type: 'commonjs', importInterop: 'swc' };
+  const { code, map } = runSwc(text, file, typescript, module);
+  compiled.set(path, { file, text, locate: throughMap(map) });
+  return { format: found.awaits ? 'module' : 'commonjs', source: code };
+};
+
+/** Where line and column (from 1) of a file that V8 names were in the user's source; null for files that are not theirs. */
+const locateIn = (path, line, column) => {
+  const known = compiled.get(path);
+  if (!known) return null;
+  const place = known.locate([line - 1, column - 1]);
+  if (!place) return { file: known.file, line: 0, column: 0 };
+  return { file: known.file, line: place[0] + 1, column: characterColumn(known.text, place[0], place[1]) };
+};
+
+module.exports = { bytesOf, compileFile, compileMain, compiledPaths: () => [...compiled.keys()], locateIn };

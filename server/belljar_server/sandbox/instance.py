@@ -1,0 +1,114 @@
+"""The place of one running server on its host, and the sweep of what dead ones left.
+
+Every server works in a directory of its own below `runtime_dir` and holds a lock in it. A directory whose lock is free belonged to a
+server that is dead: its sandboxes, cgroups and files go, and the executions it had accepted are told as lost. So
+several servers can share a host, and a restart after SIGKILL needs nobody's help.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from belljar_server.errors import HostNotReady
+from belljar_server.sandbox import cgroup
+
+LONGEST_PATH = 60
+"""Bytes that runtime_dir may have: runsc makes sockets below it, and their paths are limited to 108 bytes (unix(7))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a dead server had left."""
+
+    instance: str
+    sandboxes: int
+    lost_executions: tuple[str, ...]
+
+
+class Instance:
+    """The directory of this server. Mutable state: the lock it holds, and the executions noted in it."""
+
+    def __init__(self, directory: Path, tree: cgroup.Tree, lock: int) -> None:
+        self.directory = directory
+        self.tree = tree
+        self._lock = lock
+        self._executions = directory / "executions"
+
+    @property
+    def runsc_root(self) -> Path:
+        """Where runsc keeps its state."""
+        return self.directory / "runsc"
+
+    def bundle(self, runtime: str) -> Path:
+        """Where the OCI bundle of a runtime goes."""
+        return self.directory / "bundles" / runtime
+
+    def accepted(self, execution_id: str) -> None:
+        """Notes an execution, so that the next server can tell it as lost when this one is killed."""
+        with contextlib.suppress(OSError):  # on a full disk the execution still runs; only the note is missing
+            (self._executions / execution_id).touch()
+
+    def ended(self, execution_id: str) -> None:
+        """Removes the note: the execution has its terminal event."""
+        (self._executions / execution_id).unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        """Removes everything of this server."""
+        await self.tree.sweep()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        os.close(self._lock)
+
+
+def claim(runtime_dir: Path, cgroup_parent: str) -> Instance:
+    """Makes the directory and the cgroup parents of a new server. Raises HostNotReady."""
+    if len(os.fsencode(runtime_dir)) > LONGEST_PATH:
+        raise HostNotReady(f"runtime_dir {runtime_dir} is longer than {LONGEST_PATH} bytes; socket paths below it would not fit")
+    name = secrets.token_hex(4)
+    directory = runtime_dir / name
+    try:
+        directory.mkdir(parents=True, mode=0o700)
+        lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for part in ("runsc", "bundles", "executions"):
+            (directory / part).mkdir()
+    except OSError as error:
+        raise HostNotReady(f"runtime_dir {error.filename}: {error.strerror}; the service needs root and a writable /run") from error
+    tree = cgroup.find_tree(cgroup_parent, name)
+    (directory / "cgroups.json").write_text(json.dumps(tree.record()))
+    return Instance(directory, tree, lock)
+
+
+async def sweep(runtime_dir: Path) -> list[Swept]:
+    """Ends and removes what servers left that are dead. Raises SandboxFailed when a process does not die."""
+    swept = []
+    for directory in sorted(runtime_dir.iterdir()) if runtime_dir.is_dir() else []:
+        try:
+            lock = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            swept.append(await _sweep_one(directory))
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(lock)
+    return swept
+
+
+async def _sweep_one(directory: Path) -> Swept:
+    sandboxes = 0
+    with contextlib.suppress(OSError, ValueError):  # killed before it was written: then there was no sandbox either
+        sandboxes = await cgroup.Tree.recorded(json.loads((directory / "cgroups.json").read_text())).sweep()
+    lost: tuple[str, ...] = ()
+    with contextlib.suppress(OSError):
+        lost = tuple(sorted(os.listdir(directory / "executions")))
+    shutil.rmtree(directory, ignore_errors=True)
+    return Swept(directory.name, sandboxes, lost)

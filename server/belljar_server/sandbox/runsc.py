@@ -1,0 +1,162 @@
+"""Starting runsc; the only module that spawns processes for sandboxes.
+
+The spawning itself is done by `launcher.py`, a process of its own: this one has threads and must not fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from belljar_server.errors import SandboxFailed
+from belljar_server.sandbox import launcher
+
+
+@dataclass(frozen=True, slots=True)
+class Runsc:
+    """The binary and the flags that every call of it has."""
+
+    binary: Path
+    root: Path
+    """Where runsc keeps its state files."""
+    platform: str
+
+    def run(self, sandbox_id: str, bundle: Path) -> list[str]:
+        """Command line that boots a sandbox and stays until its end."""
+        return [
+            str(self.binary),
+            f"--root={self.root}",
+            f"--platform={self.platform}",
+            "--network=none",
+            "--ignore-cgroups",
+            "--directfs=false",  # the sentry runs as nobody, without capabilities
+            "--overlay2=none",
+            "run",
+            f"--bundle={bundle}",
+            sandbox_id,
+        ]
+
+    def forget(self, sandbox_id: str) -> None:
+        """Removes what runsc leaves in its state directory; runsc itself would take 100 ms for it."""
+        for file in self.root.glob(f"*{sandbox_id}*"):
+            file.unlink(missing_ok=True)
+
+
+class Process:
+    """One runsc that the launcher started."""
+
+    def __init__(self, pid: int, status: asyncio.Future[int]) -> None:
+        self.pid = pid
+        self._status = status
+
+    async def wait(self) -> int:
+        """The raw wait status, once it has ended. Raises SandboxFailed when the launcher died."""
+        return await asyncio.shield(self._status)
+
+
+class Launcher:
+    """The launcher process and the socket to it. Mutable state: the runs that wait for a pid or for their end."""
+
+    def __init__(self) -> None:
+        self._starting: dict[str, asyncio.Future[int]] = {}
+        self._running: dict[str, asyncio.Future[int]] = {}
+        self._sock: socket.socket | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Launcher:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-S", launcher.__file__, stdin=theirs.fileno(), start_new_session=True
+            )
+        self._sock = ours
+        asyncio.get_running_loop().add_reader(ours, self._readable)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lost("the launcher was stopped")
+        if self._process:
+            await self._process.wait()
+
+    @property
+    def alive(self) -> bool:
+        """Whether sandboxes can be started."""
+        return self._sock is not None
+
+    async def start(self, run_id: str, argv: list[str], cgroups: list[str], stdio: tuple[int, int, int]) -> Process:
+        """Starts `argv` inside the cgroups. Raises SandboxFailed with the reason."""
+        if self._sock is None:
+            raise SandboxFailed("the launcher process is gone")
+        loop = asyncio.get_running_loop()
+        self._starting[run_id] = started = loop.create_future()
+        self._running[run_id] = ended = loop.create_future()
+        request = json.dumps({"id": run_id, "argv": argv, "cgroups": cgroups}).encode()
+        try:
+            while True:
+                try:
+                    socket.send_fds(self._sock, [request], list(stdio))
+                    break
+                except BlockingIOError:  # many starts at once: the launcher forks one after the other
+                    await asyncio.sleep(0.002)
+            pid = await started
+        except OSError as error:
+            self._running.pop(run_id, None)
+            raise SandboxFailed(f"the launcher process is gone: {error}") from error
+        finally:
+            self._starting.pop(run_id, None)
+        return Process(pid, ended)
+
+    def _readable(self) -> None:
+        if self._sock is None:
+            return
+        try:
+            packet = self._sock.recv(launcher.LARGEST_PACKET)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            self._lost("the launcher process died")
+            return
+        message = json.loads(packet)
+        run_id = message["id"]
+        if "pid" in message:
+            self._settle(self._starting.get(run_id), message["pid"])
+        elif "status" in message:
+            self._settle(self._running.pop(run_id, None), message["status"])
+        else:
+            self._running.pop(run_id, None)
+            future = self._starting.get(run_id)
+            if future and not future.done():
+                future.set_exception(SandboxFailed(f"runsc could not be started: {message['error']}"))
+
+    @staticmethod
+    def _settle(future: asyncio.Future[int] | None, value: int) -> None:
+        if future and not future.done():
+            future.set_result(value)
+
+    def _lost(self, reason: str) -> None:
+        if self._sock is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._sock)
+        self._sock.close()
+        self._sock = None
+        for future in (*self._starting.values(), *self._running.values()):
+            if not future.done():
+                future.set_exception(SandboxFailed(reason))
+                future.exception()  # not everybody waits for the end of a run
+        self._starting.clear()
+        self._running.clear()
+
+
+def describe(status: int) -> str:
+    """A wait status in words, for logs."""
+    if os.WIFSIGNALED(status):
+        return f"killed by signal {os.WTERMSIG(status)}"
+    return f"exit code {os.waitstatus_to_exitcode(status)}"

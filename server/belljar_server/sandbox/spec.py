@@ -1,0 +1,77 @@
+"""The OCI configuration of a sandbox, as a pure function of its environment.
+
+Nothing of one execution is in it, so one bundle serves all sandboxes of an environment, cold or restored. Every choice
+comes from GVISOR.md: EROFS root without a gofer process, no bind mount, no capability that the agent does not need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from belljar_server.runtimes import Runtime
+
+AGENT = ("/usr/bin/python3", "-I", "-S", "/opt/belljar/guest/agent.py")
+AGENT_CAPABILITIES = (
+    "CAP_SETUID",  # start the worker as another user, and write that user's files
+    "CAP_SETGID",
+    "CAP_KILL",  # end what user code started
+    "CAP_SYS_ADMIN",  # mount the disk in the size that the request asks for
+    "CAP_SYS_RESOURCE",  # set the worker's limits from outside
+    "CAP_DAC_READ_SEARCH",  # read artifacts whatever their mode
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An image with what runs in it; what a pool and a snapshot are for."""
+
+    runtime: Runtime
+    image: Path
+    digest: str
+    """`sha256:…` of the image."""
+    version: str
+    """Exact version of the language in the image."""
+
+
+def oci_spec(environment: Environment) -> dict[str, Any]:
+    """The content of config.json."""
+    env = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/home/user",
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        "USER": "user",
+        **dict(environment.runtime.worker_env),
+    }
+    capabilities = list(AGENT_CAPABILITIES)
+    return {
+        "ociVersion": "1.0.0",
+        "hostname": "belljar",
+        "root": {"path": "rootfs", "readonly": True},
+        "annotations": {
+            "dev.gvisor.spec.rootfs.source": str(environment.image),
+            "dev.gvisor.spec.rootfs.type": "erofs",
+        },
+        "process": {
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0},
+            "args": [*AGENT, *environment.runtime.worker],
+            "env": [f"{name}={value}" for name, value in env.items()],
+            "cwd": "/",
+            "noNewPrivileges": True,
+            "capabilities": {name: capabilities for name in ("bounding", "effective", "permitted")},
+            "rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}],
+        },
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "nodev", "noexec"]},
+            {
+                "destination": "/dev/shm",
+                "type": "tmpfs",
+                "source": "tmpfs",
+                "options": ["nosuid", "nodev", "mode=1777"],
+            },
+        ],
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "mount", "uts", "ipc", "network")]},
+    }

@@ -1,0 +1,292 @@
+"""The gRPC servicer: proto to models and back, errors to statuses. The only user of the generated code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from belljar.v1 import sandbox_pb2 as pb
+from belljar.v1 import sandbox_pb2_grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from belljar_server import models, policy
+from belljar_server.config import Settings
+from belljar_server.errors import BelljarError, InvalidRequest, NotFound, Overloaded, Unavailable, Violation
+from belljar_server.executor import Executor
+from belljar_server.metrics import Metrics
+from belljar_server.sandbox.spec import Environment
+
+log = structlog.get_logger()
+
+DOMAIN = "belljar"
+"""The domain of google.rpc.ErrorInfo."""
+LARGEST_DURATION = 315_576_000_000
+"""Seconds that google.protobuf.Duration may hold."""
+
+ENTRIES = {
+    pb.ENTRY_UNSPECIFIED: models.Entry.DETECT,
+    pb.ENTRY_MAIN_ARGS: models.Entry.MAIN_ARGS,
+    pb.ENTRY_MAIN_NAMED: models.Entry.MAIN_NAMED,
+    pb.ENTRY_SCRIPT: models.Entry.SCRIPT,
+}
+DISCONNECT_POLICIES = {
+    pb.DISCONNECT_POLICY_UNSPECIFIED: models.DisconnectPolicy.CANCEL,
+    pb.DISCONNECT_POLICY_CANCEL: models.DisconnectPolicy.CANCEL,
+    pb.DISCONNECT_POLICY_CONTINUE: models.DisconnectPolicy.CONTINUE,
+}
+Context = grpc.aio.ServicerContext[Any, Any]
+DURATIONS = ("timeout", "cpu_time")
+LIMIT_FIELDS = tuple(field.name for field in pb.Limits.DESCRIPTOR.fields)
+
+
+class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
+    """The contract's methods."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        executor: Executor,
+        environments: Mapping[str, Environment],
+        metrics: Metrics,
+        waived: frozenset[str],
+    ) -> None:
+        self._settings = settings
+        self._executor = executor
+        self._environments = environments
+        self._metrics = metrics
+        self._waived = waived
+
+    async def Execute(  # noqa: N802  the contract's name
+        self, request: pb.ExecuteRequest, context: Context
+    ) -> None:
+        """Runs code; see the contract."""
+        try:
+            accepted = policy.judge(to_draft(request), self._settings.limits, self._environments)
+            execution = await self._executor.submit(accepted)
+        except BelljarError as error:
+            await self._abort(context, error)
+        async with contextlib.aclosing(execution.follow()) as events:
+            async for event in events:
+                response = to_response(event)
+                if execution.finished is None:
+                    await context.write(response)
+                    continue
+                try:
+                    async with asyncio.timeout(self._settings.grpc.stall_timeout):
+                        await context.write(response)
+                except TimeoutError:
+                    log.warning("client does not read", execution_id=execution.id)
+                    await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the client read nothing for too long")
+
+    async def ListRuntimes(  # noqa: N802
+        self, request: pb.ListRuntimesRequest, context: Context
+    ) -> pb.ListRuntimesResponse:
+        """What this server runs; see the contract."""
+        del request, context
+        limits = self._settings.limits
+        return pb.ListRuntimesResponse(
+            runtimes=[
+                pb.Runtime(
+                    name=name,
+                    version=environment.version,
+                    main_file=environment.runtime.main_file,
+                    image_digest=environment.digest,
+                )
+                for name, environment in sorted(self._environments.items())
+            ],
+            default_limits=to_limits(limits.default.as_limits()),
+            max_limits=to_limits(limits.max.as_limits()),
+            waived_limits=sorted(self._waived),
+        )
+
+    async def _abort(self, context: Context, error: BelljarError) -> NoReturn:
+        status = to_status(error)
+        code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+        self._metrics.refused.labels(code.name).inc()
+        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+        await context.abort(code, status.message)
+
+
+def to_draft(request: pb.ExecuteRequest) -> policy.Draft:
+    """What was asked, in the server's own types; nothing is judged yet."""
+    limits: dict[str, float | int] = {}
+    for name in LIMIT_FIELDS:
+        if request.limits.HasField(name):
+            value = getattr(request.limits, name)
+            limits[name] = _seconds(value, name) if name in DURATIONS else value
+    return policy.Draft(
+        runtime=request.runtime,
+        code=request.code,
+        files=tuple(models.SourceFile(file.path, file.content) for file in request.files),
+        inputs_json=request.inputs_json,
+        entry=ENTRIES.get(request.entry),
+        input_files=tuple(
+            models.InputFile(
+                file.path,
+                file.content if file.WhichOneof("source") == "content" else None,
+                file.artifact_id if file.WhichOneof("source") == "artifact_id" else None,
+            )
+            for file in request.input_files
+        ),
+        env=tuple(sorted(request.env.items())),
+        labels=tuple(sorted(request.labels.items())),
+        limits=limits,
+        request_id=request.request_id,
+        fingerprint=hashlib.sha256(request.SerializeToString(deterministic=True)).digest() if request.request_id else b"",
+        disconnect_policy=DISCONNECT_POLICIES.get(request.disconnect_policy),
+    )
+
+
+def _seconds(duration: Duration, name: str) -> float:
+    if abs(duration.seconds) > LARGEST_DURATION or abs(duration.nanos) > 999_999_999:
+        problem = f"is {duration.seconds} s and {duration.nanos} ns, which is no valid google.protobuf.Duration"
+        raise InvalidRequest(Violation(f"limits.{name}", problem))
+    return duration.seconds + duration.nanos / 1e9
+
+
+def to_response(event: models.Event) -> pb.ExecuteResponse:
+    """An event as the contract has it."""
+    response = pb.ExecuteResponse(
+        execution_id=event.execution_id, sequence=event.sequence, time=to_timestamp(event.time)
+    )
+    match event.happening:
+        case models.Output(stream, content):
+            response.output.CopyFrom(pb.Output(stream=f"OUTPUT_STREAM_{stream.name}", content=content))
+        case models.PhaseChange(phase):
+            response.phase.CopyFrom(pb.PhaseChange(phase=f"PHASE_{phase.name}"))
+        case models.Started(warm, queue_time):
+            response.started.CopyFrom(pb.Started(warm=warm, queue_time=to_duration(queue_time)))
+        case models.Finished() as finished:
+            response.finished.CopyFrom(to_finished(finished))
+    return response
+
+
+def to_finished(finished: models.Finished) -> pb.Finished:
+    """The terminal event as the contract has it."""
+    error = finished.error
+    usage = finished.usage
+    return pb.Finished(
+        outcome=f"OUTCOME_{finished.outcome.name}",
+        exit_code=finished.exit_code,
+        signal=finished.signal,
+        result_json=finished.result_json,
+        error=pb.Error(
+            kind=f"ERROR_KIND_{error.kind.name}",
+            message=error.message,
+            traceback=error.traceback,
+            file=error.file,
+            line=error.line,
+            column=error.column,
+            hint=error.hint,
+        )
+        if error
+        else None,
+        artifacts=[to_artifact(artifact) for artifact in finished.artifacts],
+        result_artifact=to_artifact(finished.result_artifact) if finished.result_artifact else None,
+        usage=pb.Usage(
+            queue_time=to_duration(usage.queue_time),
+            start_time=to_duration(usage.start_time),
+            run_time=to_duration(usage.run_time),
+            collect_time=to_duration(usage.collect_time),
+            cpu_time=to_duration(usage.cpu_time),
+            peak_memory_bytes=usage.peak_memory_bytes,
+            stdout_bytes=usage.stdout_bytes,
+            stderr_bytes=usage.stderr_bytes,
+            input_bytes=usage.input_bytes,
+            artifact_bytes=usage.artifact_bytes,
+        ),
+        warnings=finished.warnings,
+        truncated=pb.Truncated(
+            stdout=finished.stdout_dropped_bytes > 0,
+            stderr=finished.stderr_dropped_bytes > 0,
+            stdout_dropped_bytes=finished.stdout_dropped_bytes,
+            stderr_dropped_bytes=finished.stderr_dropped_bytes,
+        ),
+    )
+
+
+def to_artifact(artifact: models.Artifact) -> pb.Artifact:
+    """An artifact as the contract has it."""
+    message = pb.Artifact(
+        id=artifact.id,
+        name=artifact.name,
+        content_type=artifact.content_type,
+        size_bytes=artifact.size_bytes,
+        sha256=artifact.sha256,
+        download_url=artifact.download_url,
+        state=f"ARTIFACT_STATE_{artifact.state.name}",
+    )
+    message.expire_time.FromDatetime(artifact.expire_time.astimezone(UTC).replace(tzinfo=None))
+    return message
+
+
+def to_limits(limits: models.Limits) -> pb.Limits:
+    """Limits as the contract has them."""
+    message = pb.Limits()
+    for name in LIMIT_FIELDS:
+        value = getattr(limits, name)
+        if name in DURATIONS:
+            getattr(message, name).CopyFrom(to_duration(value))
+        else:
+            setattr(message, name, value)
+    return message
+
+
+def to_duration(seconds: float) -> Duration:
+    """Seconds as a protobuf duration."""
+    nanos = round(seconds * 1e9)
+    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+def to_timestamp(seconds: float) -> Timestamp:
+    """Seconds since the epoch as a protobuf timestamp."""
+    nanos = round(seconds * 1e9)
+    return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+def to_status(error: BelljarError) -> status_pb2.Status:
+    """The one table from errors to statuses."""
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=_reason(error), domain=DOMAIN)]
+    match error:
+        case InvalidRequest():
+            code = code_pb2.INVALID_ARGUMENT
+            violations = [
+                error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+                for v in error.violations
+            ]
+            details.append(error_details_pb2.BadRequest(field_violations=violations))
+        case NotFound():
+            code = code_pb2.NOT_FOUND
+            details.append(error_details_pb2.ResourceInfo(resource_type=error.what, resource_name=error.name))
+        case Overloaded():
+            code = code_pb2.RESOURCE_EXHAUSTED
+            details.append(error_details_pb2.RetryInfo(retry_delay=to_duration(error.retry_after)))
+        case Unavailable():
+            code = code_pb2.UNAVAILABLE
+            details.append(error_details_pb2.RetryInfo(retry_delay=to_duration(error.retry_after)))
+        case _:
+            code = code_pb2.INTERNAL
+    status = status_pb2.Status(code=code, message=str(error))
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def _reason(error: BelljarError) -> str:
+    """UPPER_SNAKE_CASE of the class, as AIP-193 wants it."""
+    name = type(error).__name__
+    return "".join(f"_{letter}" if letter.isupper() and at else letter for at, letter in enumerate(name)).upper()
+
+

@@ -1,0 +1,99 @@
+"""Making a host ready: runsc and the images, once. A second run finds everything there and does nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from belljar_server import runtimes
+from belljar_server.config import Settings
+from belljar_server.errors import HostNotReady
+from belljar_server.setup import images, runsc, trial
+from belljar_server.setup.commands import Say
+
+MACHINES = ("x86_64", "aarch64")
+NEEDED_BYTES = 2 << 30
+"""Free space that a set-up from nothing needs: what is fetched, unpacked and built, at its largest."""
+
+
+def prepare(settings: Settings, say: Say) -> bool:
+    """Makes the host ready and tells what it does; returns False when there was nothing to do. Raises HostNotReady."""
+    check_machine()
+    loaded = runtimes.load()
+    if is_ready(settings, list(loaded.values())):
+        return False
+    if os.geteuid() != 0:
+        raise HostNotReady("`belljar setup` needs root: it unpacks file systems and writes to data_dir")
+    with _alone(settings.data_dir, say):
+        _check_space(settings.data_dir)
+        with _scratch(settings.data_dir) as scratch:
+            binary = runsc.find_or_install(settings, scratch, say)
+            say(f"runsc: {binary.version} at {binary.path}, from {binary.origin}")
+            images.build_missing(settings.data_dir, list(loaded.values()), scratch, say)
+        say("sandboxes: trying one of each runtime")
+        for name, seconds in trial.start_each(settings, binary.path, list(loaded.values())).items():
+            say(f"sandboxes: {name} started in {seconds * 1000:.0f} ms")
+    return True
+
+
+def is_ready(settings: Settings, loaded: list[runtimes.Runtime]) -> bool:
+    """Whether runsc and all images are there and current."""
+    try:
+        runsc.find(settings)
+        for runtime in loaded:
+            images.find(settings.data_dir, runtime)
+    except HostNotReady:
+        return False
+    return True
+
+
+def check_machine() -> None:
+    """Raises HostNotReady on a machine that gVisor or our images do not run on."""
+    if sys.platform != "linux":
+        raise HostNotReady(f"gVisor needs Linux, this is {sys.platform}")
+    if platform.machine() not in MACHINES:
+        raise HostNotReady(f"this machine is {platform.machine()}; gVisor and our images exist for {' and '.join(MACHINES)}")
+
+
+@contextlib.contextmanager
+def _alone(data_dir: Path, say: Say) -> Iterator[None]:
+    """One set-up at a time; a second one waits, and then finds the work done."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / "setup.lock").open("w")
+    except OSError as error:
+        raise HostNotReady(f"data_dir {error.filename}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another set-up to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _scratch(data_dir: Path) -> Iterator[Path]:
+    """A folder on the file system of data_dir, so that results can be renamed into place; gone afterwards."""
+    parent = data_dir / "tmp"
+    parent.mkdir(exist_ok=True)
+    for left in parent.glob("setup-*"):
+        shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix="setup-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _check_space(data_dir: Path) -> None:
+    free = shutil.disk_usage(data_dir).free
+    if free < NEEDED_BYTES:
+        raise HostNotReady(f"data_dir {data_dir} has {free >> 20} MiB free, set-up needs {NEEDED_BYTES >> 20} MiB")

@@ -1,0 +1,231 @@
+"""Images: built out of the runtimes' recipes by set-up, found by the service.
+
+In `data_dir/images` there is `<name>-<digest>.erofs` for every image, and `<name>.json`, its manifest, that says which one is
+current and what it was made from. The service never builds; a manifest whose key is not that of the recipe is stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from belljar_server.errors import HostNotReady
+from belljar_server.runtimes import ImageRecipe, NpmPackage, Runtime
+from belljar_server.setup import erofs, npm, rootfs, system
+from belljar_server.setup.cache import Cache, fingerprint
+from belljar_server.setup.commands import Say, run
+
+BUILDER_VERSION = 1
+"""Raise it when this package builds something else from the same recipe."""
+GUEST = Path(__file__).parent.parent / "guest"
+GUEST_TARGET = "/opt/belljar/guest"
+NPM_TARGET = "opt/belljar/npm"
+SUPERSEDED_KEPT = 3600.0
+"""Seconds that an image stays after another took its place: a server that is starting may have read the old manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that is there and fits its recipe."""
+
+    path: Path
+    digest: str
+    """SHA-256 of the file, as `sha256:hex`."""
+    version: str
+    """Exact version of the runtime's interpreter, or what the runtime says of itself where it does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is written beside an image."""
+
+    key: str
+    digest: str
+    file: str
+    versions: dict[str, str]
+    """Interpreter, as its path in the image -> exact version."""
+    built_at: int
+    """Seconds since the epoch."""
+
+
+def find(data_dir: Path, runtime: Runtime) -> Image:
+    """The image of a runtime. Raises HostNotReady when there is none or it was made from something else."""
+    name = runtime.image.name
+    manifest = _read(data_dir / "images" / f"{name}.json")
+    if manifest is None:
+        raise HostNotReady(f"there is no image {name} for {runtime.name}: run `belljar setup`")
+    path = data_dir / "images" / manifest.file
+    interpreter = runtime.worker[0]
+    if manifest.key != key(runtime.image) or interpreter not in manifest.versions or not path.is_file():
+        raise HostNotReady(f"the image {name} for {runtime.name} was made by another version of Belljar: run `belljar setup`")
+    return Image(path, manifest.digest, manifest.versions[interpreter] or runtime.version)
+
+
+@contextlib.contextmanager
+def in_use(image: Image) -> Iterator[None]:
+    """Keeps set-up from removing the image while a server starts sandboxes from it, however long ago it was superseded."""
+    with image.path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def key(recipe: ImageRecipe, guest: Path = GUEST) -> str:
+    """A hash over everything that goes into the image from our side. Raises HostNotReady for a recipe that cannot be read."""
+    machine = platform.machine()
+    copied = [(target, sorted(_digests(source).items())) for source, target in (*recipe.copies, (guest, GUEST_TARGET))]
+    return fingerprint(
+        [
+            BUILDER_VERSION,
+            machine,
+            rootfs.inputs(recipe.debian),
+            [asdict(package) for package in _binaries(recipe, machine)],
+            npm.project_inputs(recipe.npm_project) if recipe.npm_project else None,
+            copied,
+            recipe.compile_python,
+        ]
+    )
+
+
+def build_missing(data_dir: Path, runtimes: list[Runtime], scratch: Path, say: Say) -> list[Path]:
+    """Builds the images that are missing or stale and removes old ones; returns the new files. Raises HostNotReady."""
+    stale: dict[str, list[Runtime]] = {}
+    for runtime in runtimes:
+        try:
+            find(data_dir, runtime)
+        except HostNotReady:
+            stale[runtime.image.name] = [r for r in runtimes if r.image.name == runtime.image.name]
+    if not stale:
+        return []
+    system.install_missing(say)
+    built = []
+    cache = Cache(data_dir / "cache")
+    for name, users in stale.items():
+        if any(user.image != users[0].image for user in users):
+            raise HostNotReady(f"runtimes {[user.name for user in users]} have different recipes for the image {name}")
+        built.append(_build(data_dir, users, cache, scratch, say))
+    cache.prune()
+    _remove_superseded(data_dir / "images")
+    return built
+
+
+def _build(data_dir: Path, users: list[Runtime], cache: Cache, scratch: Path, say: Say) -> Path:
+    started = time.monotonic()
+    recipe = users[0].image
+    say(f"image {recipe.name}: building")
+    root = scratch / recipe.name
+    _fill(root, recipe, cache, scratch, say)
+    versions = {user.worker[0]: rootfs.version_inside(root, user.worker[0]) for user in users}
+    erofs.seal(root)
+    fresh = scratch / f"{recipe.name}.erofs"
+    digest = erofs.make(root, fresh)
+    shutil.rmtree(root)
+    manifest = Manifest(key(recipe), f"sha256:{digest}", f"{recipe.name}-{digest[:16]}.erofs", versions, int(time.time()))
+    _publish(data_dir / "images", recipe.name, fresh, manifest)
+    path = data_dir / "images" / manifest.file
+    contents = ", ".join(f"{Path(program).name} {version}" for program, version in versions.items() if version)
+    size = path.stat().st_size / (1 << 20)
+    say(f"image {recipe.name}: {manifest.digest[:23]}, {size:.0f} MiB, {contents}, built in {time.monotonic() - started:.1f} s")
+    return path
+
+
+def _fill(root: Path, recipe: ImageRecipe, cache: Cache, scratch: Path, say: Say) -> None:
+    machine = platform.machine()
+    base = cache.get(
+        "debian", [BUILDER_VERSION, machine, rootfs.inputs(recipe.debian)],
+        lambda target: rootfs.make_tarball(target, recipe.debian, scratch, say),
+    )
+    root.mkdir()
+    run(["tar", "--extract", "--file", base, "--directory", root])
+    for package in _binaries(recipe, machine):
+        tarball = cache.get("npm", asdict(package), lambda target, p=package: npm.fetch_tarball(target, p, scratch, say))
+        npm.extract_member(tarball, package, root)
+    if recipe.npm_project:
+        project = recipe.npm_project
+        modules = cache.get(
+            "project", [BUILDER_VERSION, machine, npm.project_inputs(project)],
+            lambda target: npm.install_project(target, project, machine, scratch, say),
+        )
+        (root / NPM_TARGET).mkdir(parents=True)
+        run(["tar", "--extract", "--no-same-owner", "--file", modules, "--directory", root / NPM_TARGET])
+    for source, target in (*recipe.copies, (GUEST, GUEST_TARGET)):
+        _copy(source, root / target.lstrip("/"))
+    rootfs.compile_python(root, [GUEST_TARGET, *recipe.compile_python])
+
+
+def _publish(folder: Path, name: str, fresh: Path, manifest: Manifest) -> None:
+    """Puts image and manifest in place, the image first; who reads in between sees the old pair."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = _read(folder / f"{name}.json")
+    if before is not None:
+        with contextlib.suppress(OSError):
+            os.utime(folder / before.file)  # from now on it is superseded
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    fresh.chmod(0o644)
+    os.replace(fresh, folder / manifest.file)
+    beside = folder / f".{name}.json.new"
+    beside.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+    os.replace(beside, folder / f"{name}.json")
+
+
+def _remove_superseded(folder: Path) -> None:
+    current = {manifest.file for path in folder.glob("*.json") if (manifest := _read(path))}
+    for path in folder.glob("*.erofs"):
+        if path.name in current or path.stat().st_mtime > time.time() - SUPERSEDED_KEPT:
+            continue
+        with path.open("rb") as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _read(path: Path) -> Manifest | None:
+    try:
+        return Manifest(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _binaries(recipe: ImageRecipe, machine: str) -> tuple[NpmPackage, ...]:
+    if recipe.npm_binaries and machine not in recipe.npm_binaries:
+        raise HostNotReady(f"the image {recipe.name} cannot be built for {machine}, only for {', '.join(recipe.npm_binaries)}")
+    return recipe.npm_binaries.get(machine, ())
+
+
+def _sources(source: Path) -> Iterator[tuple[str, Path]]:
+    """(path below the source, file) of what is copied: our files, without what Python leaves beside them."""
+    if source.is_file():
+        yield "", source
+        return
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield str(path.relative_to(source)), path
+
+
+def _digests(source: Path) -> dict[str, str]:
+    try:
+        digests = {
+            name: f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.stat().st_mode & 0o111:o}"
+            for name, path in _sources(source)
+        }
+    except OSError as error:
+        raise HostNotReady(f"{error.filename}: {error.strerror}") from error
+    if not digests:
+        raise HostNotReady(f"there is nothing to copy at {source}")
+    return digests
+
+
+def _copy(source: Path, target: Path) -> None:
+    for name, path in _sources(source):
+        place = target / name if name else target
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+        place.chmod(0o755 if path.stat().st_mode & 0o111 else 0o644)

@@ -1,0 +1,172 @@
+"""The Debian part of an image: what every runtime has under it, as a cached tarball.
+
+`mmdebstrap --variant=extract` unpacks packages and runs no maintainer script, so what those would have done is done here:
+accounts, the CA bundle, the linker's cache, compiled Python files. Nothing in it depends on the host or the hour.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from belljar_server.errors import HostNotReady
+from belljar_server.setup import system
+from belljar_server.setup.commands import Say, run
+
+SUITE = "trixie"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+BASE_PACKAGES = (
+    "base-files",
+    "bash",
+    "ca-certificates",
+    "coreutils",
+    "dash",
+    "findutils",
+    "grep",
+    "libatomic1",
+    "libc-bin",
+    "libgcc-s1",
+    "libstdc++6",
+    "media-types",
+    "netbase",
+    "python3",  # the agent is Python in every image
+    "sed",
+    "tzdata",
+    "zlib1g",
+)
+UNWANTED = (
+    "boot",
+    "etc/apt",
+    "etc/cron.daily",
+    "etc/dpkg",
+    "etc/fstab",
+    "etc/machine-id",
+    "etc/logrotate.d",
+    "usr/games",
+    "usr/include",
+    "usr/lib/*-linux-gnu/gconv",
+    "usr/lib/*-linux-gnu/perl*",
+    "usr/share/bash-completion",
+    "usr/share/common-licenses",
+    "usr/share/doc",
+    "usr/share/info",
+    "usr/share/lintian",
+    "usr/share/locale",
+    "usr/share/man",
+    "usr/share/menu",
+    "usr/share/perl*",
+    "usr/share/pixmaps",
+    "var/cache/*",
+    "var/lib/apt",
+    "var/lib/dpkg",
+    "var/log/*",
+)
+MOUNT_POINTS = ("proc", "sys", "dev", "dev/shm", "tmp", "run", "home/user", "code", "deps")
+FILES = {
+    "etc/passwd": (
+        "root:x:0:0:root:/root:/bin/bash\n"
+        "user:x:1000:1000:user:/home/user:/bin/bash\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    ),
+    "etc/group": "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1 localhost belljar\n::1 localhost\n",
+    "etc/hostname": "belljar\n",
+    "etc/resolv.conf": "",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
+}
+"""Small files that maintainer scripts or an administrator would write."""
+
+
+def packages(extra: Iterable[str]) -> list[str]:
+    """All packages of an image, sorted."""
+    return sorted({*BASE_PACKAGES, *extra})
+
+
+def inputs(extra: Iterable[str]) -> list[object]:
+    """Everything that decides what `make_tarball` makes, beside this module's code, as plain data."""
+    return [SUITE, packages(extra), UNWANTED, MOUNT_POINTS, FILES]
+
+
+def make_tarball(target: Path, extra: Iterable[str], scratch: Path, say: Say) -> None:
+    """Builds the tree from Debian's packages and packs it. Raises HostNotReady."""
+    root = scratch / "debian"
+    say(f"image: fetching Debian {SUITE} packages")
+    _bootstrap(root, packages(extra), say)
+    finish(root)
+    run(["tar", "--create", "--file", target, "--sort=name", "--numeric-owner", "--directory", root, "."])
+    shutil.rmtree(root)
+
+
+def _bootstrap(root: Path, names: list[str], say: Say) -> None:
+    command: list[str | Path] = ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", "--skip=chroot/mount"]
+    if Path(KEYRING).exists():
+        command.append(f"--keyring={KEYRING}")
+    command += ["--include=" + ",".join(names), SUITE, root]
+    mirrors = system.debian_sources(SUITE)
+    if mirrors:
+        try:
+            run([*command, *mirrors])
+        except HostNotReady as error:
+            say(f"image: this host's own mirror did not do, taking mmdebstrap's default ({str(error).splitlines()[-1].strip()})")
+            shutil.rmtree(root, ignore_errors=True)
+        else:
+            return
+    run(command)
+
+
+def finish(root: Path) -> None:
+    """Does what maintainer scripts would have done and removes what no program needs. Raises HostNotReady."""
+    for pattern in UNWANTED:
+        for path in sorted(root.glob(pattern)):
+            remove(path)
+    remove(root / "dev")
+    for name in MOUNT_POINTS:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "tmp").chmod(0o1777)
+    for name, text in FILES.items():
+        path = root / name
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+    certificates = sorted((root / "usr/share/ca-certificates").rglob("*.crt"))
+    if not certificates:
+        raise HostNotReady("the ca-certificates package has no certificates: its layout has changed")
+    (root / "etc/ssl/certs/ca-certificates.crt").write_bytes(b"".join(path.read_bytes() for path in certificates))
+    run(["ldconfig", "-r", root])
+    remove(root / "var/cache/ldconfig")
+    compile_python(root, [f"/{path.relative_to(root)}" for path in sorted((root / "usr/lib").glob("python3*"))])
+
+
+def compile_python(root: Path, folders: list[str]) -> None:
+    """Compiles Python files with the image's own Python, trusted without a look at times, which an image has not.
+
+    One process and a fixed hash seed: the same files give the same bytes. Raises HostNotReady.
+    """
+    if folders:
+        compileall = ["/usr/bin/python3", "-I", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
+        run_inside(root, [*compileall, *folders])
+
+
+def version_inside(root: Path, program: str) -> str:
+    """What a program of the image says is its version, for example 3.13.5; empty when it does not know `--version`."""
+    try:
+        said = run_inside(root, [program, "--version"])
+    except HostNotReady:
+        return ""
+    match = re.search(r"\d+(\.\d+)+", said)
+    return match[0] if match else ""
+
+
+def run_inside(root: Path, argv: list[str]) -> str:
+    """Runs a program of the image in it, with nothing of the host's environment. Raises HostNotReady."""
+    clean = ["env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "PYTHONHASHSEED=0", "HOME=/tmp"]
+    return run(["chroot", root, *clean, *argv])
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link (never what it points to) or a tree; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

