@@ -98,12 +98,12 @@ class Attempts:
         return wait
 
     def _wait(self, error: errors.BelljarClientError) -> float | None:
-        backoff = _FIRST_WAIT * 2.0 ** (self._made - 1) * random.uniform(0.5, 1)
+        backoff = _FIRST_WAIT * 2.0 ** (self._made - 1) * _jitter(0.5, 1)
         match error:
             case errors.Overloaded(retry_after=None):
                 return None
             case errors.Overloaded(retry_after=float(asked)) | errors.Unavailable(retry_after=float(asked)):
-                return None if asked > LONGEST_WAIT else max(asked, 0.0) * random.uniform(1, 1.25) + backoff / 10
+                return None if asked > LONGEST_WAIT else max(asked, 0.0) * _jitter(1, 1.25) + backoff / 10
             case errors.Unavailable():
                 return backoff
             case errors.ConnectionLost() if self._replayable:
@@ -116,3 +116,8 @@ class Attempts:
     def _named(self, error: errors.BelljarClientError) -> errors.BelljarClientError:
         error.execution_id = self._execution_id
         return error
+
+
+def _jitter(low: float, high: float) -> float:
+    """A factor that keeps clients which failed together from coming back together; no secret."""
+    return random.uniform(low, high)  # noqa: S311

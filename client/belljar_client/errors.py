@@ -155,7 +155,7 @@ def _status_of(error: grpc.RpcError) -> tuple[grpc.StatusCode, str, Iterable[tup
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return grpc.StatusCode.UNKNOWN, str(error), ()
     trailers = ((str(key), value) for key, value in error.trailing_metadata() or ())
-    return error.code() or grpc.StatusCode.UNKNOWN, error.details() or "no reason given", trailers
+    return error.code(), error.details() or "no reason given", trailers
 
 
 def _decode(trailers: Iterable[tuple[str, str | bytes]]) -> _Details:

@@ -255,8 +255,9 @@ class Transcript:
             self._finished = event
 
     def result(self) -> Result:
-        """The result. Call it after the end of the stream, which has a last event or raises."""
-        assert self._finished is not None
+        """The result. Raises RuntimeError before the last event; a stream without one raises by itself."""
+        if self._finished is None:
+            raise RuntimeError("the execution is not over")
         ending = {name: getattr(self._finished, name) for name in Ending.__dataclass_fields__}
         return Result(**ending, stdout=bytes(self._output[Stream.STDOUT]), stderr=bytes(self._output[Stream.STDERR]))
 

@@ -61,7 +61,7 @@ class Options(TypedDict, total=False):
     """Whether the execution ends (`cancel`, the default) or goes on (`continue`) when this client goes away."""
 
 
-def build_request(
+def build_request(  # noqa: PLR0913 - the contract has as many fields
     code: str,
     *,
     runtime: str = "python",

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="belljar",
         description="Run untrusted code in gVisor behind one gRPC call: the commands of the server.",
-        epilog="A new host: `belljar setup` (as root), then `belljar serve`. When something is wrong: `belljar doctor`.",
+        epilog="A new host: `belljar setup` as root, then `belljar serve`. Something is wrong: `belljar doctor`.",
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -61,14 +61,14 @@ def _parser() -> argparse.ArgumentParser:
         "setup",
         parents=[shared],
         help="make this host ready: runsc and the images",
-        description="Makes this host ready, as root: finds or makes runsc, builds the images that are missing, and starts"
+        description="Makes this host ready, as root: finds or makes runsc, builds missing images, and starts"
         " a sandbox of each runtime. Says what it does; a second run does nothing.",
     )
     doctor = commands.add_parser(
         "doctor",
         parents=[shared],
         help="check this host and say what to do",
-        description=f"Checks this host and says what to do about each finding. Exits with {EXIT_FAILED} when one is a FAIL.",
+        description=f"Checks this host and says what to do. Exits with {EXIT_FAILED} when there is a FAIL.",
     )
     doctor.add_argument("--json", action="store_true", help="print the findings as one JSON array")
     return parser
@@ -115,7 +115,8 @@ def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print(
             json.dumps(
-                [{"name": f.name, "status": f.status.value, "found": f.found, "remedy": f.remedy} for f in findings], indent=2
+                [{"name": f.name, "status": f.status.value, "found": f.found, "remedy": f.remedy} for f in findings],
+                indent=2,
             )
         )
     return EXIT_FAILED if any(finding.status is doctor.Status.FAIL for finding in findings) else 0

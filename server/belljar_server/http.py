@@ -11,11 +11,13 @@ answer tells browsers to save and not to show, run, sniff or embed them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
@@ -73,24 +75,51 @@ def build(registry: CollectorRegistry, ready: Ready, store: LocalStore | None) -
 @asynccontextmanager
 async def serve_http(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
     """Serves the application while the scope lasts and gives `host:port` as bound. Raises HostNotReady."""
-    # No access log: whoever reads the URL of a download can download.
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        keepalive_timeout=_IDLE_SECONDS,
-        shutdown_timeout=_SHUTDOWN_SECONDS,
-        handler_cancellation=True,
-    )
+    runner = web.AppRunner(app, shutdown_timeout=_SHUTDOWN_SECONDS, handler_cancellation=True)
     await runner.setup()
+    server = runner.server
+    assert server is not None  # noqa: S101 - `setup` made it
+    # Whoever reads the URL of a download can download.
+    no_log = logging.Logger("http access", logging.CRITICAL + 1)  # noqa: LOG001 - settings must not reach it by name
+    loop = asyncio.get_running_loop()
+
+    def connection() -> _Connection:
+        return _Connection(server, loop=loop, access_log=no_log, keepalive_timeout=_IDLE_SECONDS)
+
     try:
         try:
-            await web.TCPSite(runner, host, port).start()
+            port_open = await loop.create_server(connection, host, port)
         except OSError as error:
             raise HostNotReady(f"cannot listen for HTTP on {host}:{port}: {error.strerror}") from error
-        bound_host, bound_port = runner.addresses[0][:2]
-        yield f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}"
+        bound_host, bound_port = port_open.sockets[0].getsockname()[:2]
+        try:
+            yield f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}"
+        finally:
+            port_open.close()
     finally:
         await runner.cleanup()
+
+
+class _Connection(web.RequestHandler):
+    """One connection of a client.
+
+    What is no HTTP gets one line that repeats nothing and names no software, and stays out of the log: anybody can send
+    it, as often as they like.
+    """
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answers a request that could not be parsed, or whose handler failed."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return super().handle_error(request, status, exc, message)
+        response = web.Response(status=status, text="This is not a valid request.\n", headers=_HEADERS)
+        # Requests without a route do not pass `_harden`, and left out, aiohttp puts its own name and version here.
+        response.headers["Server"] = "belljar"
+        response.force_close()
+        return response
 
 
 async def _harden(_: web.Request, response: web.StreamResponse) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped, unused-ignore]
 
 from belljar.v1 import sandbox_pb2, sandbox_pb2_grpc
 
@@ -126,20 +126,24 @@ def _packed(message: Any) -> any_pb2.Any:
 
 
 class FakeSandboxService(sandbox_pb2_grpc.SandboxServiceServicer):  # type: ignore[misc, unused-ignore]
-    """Plays one script per call, the last one again and again. State: the requests seen, and whether one was cancelled."""
+    """Plays one script per call, the last one again and again. State: requests seen, whether one was cancelled."""
 
     def __init__(self) -> None:
         self.address = ""
         self.scripts: list[Script] = [plays(succeeded(1))]
         self.requests: list[sandbox_pb2.ExecuteRequest] = []
         self.remaining: list[float | None] = []
+        self.called = threading.Event()
         self.cancelled = threading.Event()
         self.runtimes = sandbox_pb2.ListRuntimesResponse()
         self.list_failures: list[grpc.StatusCode] = []
 
-    async def Execute(self, request: sandbox_pb2.ExecuteRequest, context: Context) -> AsyncIterator[Message]:
+    async def Execute(  # noqa: N802 - the name in the contract
+        self, request: sandbox_pb2.ExecuteRequest, context: Context
+    ) -> AsyncIterator[Message]:
         """Plays the next script."""
         self.requests.append(request)
+        self.called.set()
         self.remaining.append(context.time_remaining())
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         try:
@@ -149,7 +153,7 @@ class FakeSandboxService(sandbox_pb2_grpc.SandboxServiceServicer):  # type: igno
             self.cancelled.set()
             raise
 
-    async def ListRuntimes(
+    async def ListRuntimes(  # noqa: N802 - the name in the contract
         self, request: sandbox_pb2.ListRuntimesRequest, context: Context
     ) -> sandbox_pb2.ListRuntimesResponse:
         """Fails as often as it should, then tells."""
@@ -215,7 +219,7 @@ def serving_downloads() -> Iterator[FakeDownloads]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     downloads = FakeDownloads(server.server_address[1])
     server.downloads = downloads  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield downloads
@@ -233,5 +237,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content or b"")
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any, **__: Any) -> None:
         """Says nothing."""

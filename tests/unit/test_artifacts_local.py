@@ -195,11 +195,11 @@ async def test_short_disk_refuses_new_executions_and_recovers(
     def report(values: dict[str, int]) -> Callable[[Path], SimpleNamespace]:
         return lambda _: SimpleNamespace(**values)
 
-    monkeypatch.setattr(disk.os, "statvfs", report(healthy | free))
+    monkeypatch.setattr(os, "statvfs", report(healthy | free))
     with pytest.raises(Overloaded, match=reason) as refused:
         await store.check()
     assert refused.value.retry_after > 0
-    monkeypatch.setattr(disk.os, "statvfs", report(healthy))
+    monkeypatch.setattr(os, "statvfs", report(healthy))
     await store.check()
 
 

@@ -13,7 +13,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fake_sandbox_service import (
+
+from belljar.v1 import sandbox_pb2
+from belljar_client.cli import main
+from belljar_client.cli.exits import MEANINGS, Exit
+from tests.unit.fake_sandbox_service import (
     FakeDownloads,
     FakeSandboxService,
     breaks,
@@ -28,10 +32,6 @@ from fake_sandbox_service import (
     succeeded,
     waits,
 )
-
-from belljar.v1 import sandbox_pb2
-from belljar_client.cli import main
-from belljar_client.cli.exits import MEANINGS, Exit
 
 PATIENCE = 20.0
 """Seconds within which what must happen has happened, on any machine."""
@@ -85,7 +85,7 @@ def spawn(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 def test_logs_go_to_their_own_streams(belljar: Run, service: FakeSandboxService, hello: Path) -> None:
-    """stdout has what the code wrote there and nothing else; the summary with the result is on stderr."""
+    """Stdout has what the code wrote there and nothing else; the summary with the result is on stderr."""
     service.scripts = [plays(queued(1), started(2), stdout(3, b"out"), stderr(4, b"err\n"), succeeded(5, '{"n": 1}'))]
     code, out, err = belljar("run", "hello.py")
     assert (code, out) == (0, "out")
@@ -314,9 +314,9 @@ def test_inputs_file_is_sent_as_it_is(belljar: Run, service: FakeSandboxService,
 
 def test_code_comes_from_stdin(service: FakeSandboxService, hello: Path) -> None:
     """`-` with a runtime."""
+    command = [sys.executable, "-c", "import sys; from belljar_client.cli import main; sys.exit(main())"]
     process = subprocess.run(
-        [sys.executable, "-c", "import sys; from belljar_client.cli import main; sys.exit(main())"]
-        + ["run", "-", "--runtime", "javascript"],
+        [*command, "run", "-", "--runtime", "javascript"],
         input="console.log('é')".encode(),
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         check=True,
@@ -471,6 +471,6 @@ def test_server_commands_get_their_arguments_untouched(belljar: Run, monkeypatch
             seen.append(argv)
             return 3
 
-    monkeypatch.setitem(sys.modules, "belljar_server.__main__", ServerMain)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "belljar_server.__main__", ServerMain)
     assert belljar("serve", "--help", "-x")[0] == 3
     assert seen == [["serve", "--help", "-x"]]

@@ -12,7 +12,11 @@ from typing import Any
 
 import grpc
 import pytest
-from fake_sandbox_service import (
+
+import belljar_client as bc
+from belljar.v1 import sandbox_pb2
+from belljar_client.attempts import Attempts
+from tests.unit.fake_sandbox_service import (
     FakeSandboxService,
     breaks,
     event,
@@ -26,10 +30,6 @@ from fake_sandbox_service import (
     succeeded,
     waits,
 )
-
-import belljar_client as bc
-from belljar.v1 import sandbox_pb2
-from belljar_client.attempts import Attempts
 
 PATIENCE = 10.0
 """Seconds within which what must happen has happened, on any machine."""
@@ -119,7 +119,7 @@ def test_large_result_names_its_artifact(execute: Any, service: FakeSandboxServi
 
 
 def test_ten_mebibytes_in_one_message_arrive(execute: Any, service: FakeSandboxService) -> None:
-    """gRPC's own limit of 4 MiB is not ours."""
+    """GRPC's own limit of 4 MiB is not ours."""
     service.scripts = [plays(succeeded(1, f'"{"x" * (10 << 20)}"'))]
     assert len(execute().value) == 10 << 20
 
@@ -370,7 +370,7 @@ def test_stream_yields_events_as_they_come(service: FakeSandboxService) -> None:
 def test_wrong_request_raises_before_the_first_event(service: FakeSandboxService) -> None:
     """`stream` checks its arguments when it is called, not when it is read."""
     with bc.Client(service.address) as client, pytest.raises(bc.InvalidRequest):
-        client.stream("x", entry="guess")  # type: ignore[typeddict-item]
+        client.stream("x", entry="guess")  # type: ignore[arg-type]
 
 
 def test_closing_the_client_cancels_what_runs(service: FakeSandboxService) -> None:
@@ -403,13 +403,12 @@ def test_async_stream_closed_early_cancels(service: FakeSandboxService) -> None:
 
 
 def test_cancelled_task_cancels_the_execution(service: FakeSandboxService) -> None:
-    """asyncio's own cancellation passes through unchanged and reaches the server."""
+    """Asyncio's own cancellation passes through unchanged and reaches the server."""
 
     async def run() -> None:
         async with bc.AsyncClient(service.address) as client:
             task = asyncio.create_task(client.execute("x"))
-            while not service.requests:
-                await asyncio.sleep(0.01)
+            assert await asyncio.to_thread(service.called.wait, PATIENCE)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-from fake_sandbox_service import FakeDownloads, serving_downloads, succeeded
 from hypothesis import given
 from hypothesis import strategies as st
 
 import belljar_client as bc
 from belljar.v1 import sandbox_pb2
 from belljar_client.results import event_of
+from tests.unit.fake_sandbox_service import FakeDownloads, serving_downloads, succeeded
 
 
 @pytest.fixture

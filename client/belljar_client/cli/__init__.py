@@ -46,7 +46,7 @@ def _client(argv: list[str]) -> int:
     top = parser()
     arguments = top.parse_args(argv)
     if arguments.version:
-        print(f"belljar {importlib.metadata.version('belljar')}")
+        sys.stdout.write(f"belljar {importlib.metadata.version('belljar')}\n")
         return Exit.SUCCEEDED
     if arguments.command == "run":
         return run(arguments)
@@ -59,7 +59,9 @@ def _client(argv: list[str]) -> int:
 def _runtimes(arguments: argparse.Namespace) -> int:
     with Client(arguments.address) as client:
         runtimes = client.runtimes()
-    print(report.runtimes_as_json(runtimes) if arguments.json else report.runtimes_as_table(runtimes), flush=True)
+    text = report.runtimes_as_json(runtimes) if arguments.json else report.runtimes_as_table(runtimes)
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
     return Exit.SUCCEEDED
 
 

@@ -54,12 +54,12 @@ Files left in the working directory, /home/user, are artifacts.
 
 _RUN_EPILOG = """\
 examples:
-  belljar run sum.py --input a=1 --input b=2 --result      print the result, and only that, on stdout
-  belljar run report.py --inputs in.json --save out        inputs from a file, artifacts into ./out
-  belljar run chart.py --file data.csv --file ~/a.csv=b.csv  put files into /home/user
-  belljar run app.ts --source lib.ts --timeout 5s --memory 256M
-  echo 'print(6 * 7)' | belljar run - --runtime python     code from stdin
-  belljar run job.py --json | jq .usage                    everything as one JSON object
+  belljar run sum.py --input a=1 --input b=2 --result            the result, and only that, on stdout
+  belljar run report.py --inputs in.json --save out              inputs from a file, artifacts into ./out
+  belljar run chart.py --file data.csv --file x.csv=y.csv        files for /home/user, one by another name
+  belljar run app.ts --source lib.ts --timeout 5s --memory 256M  another source to import from, limits
+  echo 'print(6 * 7)' | belljar run - --runtime python           code from stdin
+  belljar run job.py --json | jq .usage                          everything as one JSON object
 
 exit codes (the code's own exit code is in --json and in the message, never passed on):
 {exits}

@@ -20,7 +20,14 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 def note(text: str) -> None:
     """Prints a line on stderr. A reader that has gone away is no reason to end with an error of its own."""
     with contextlib.suppress(BrokenPipeError):
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def draw(text: str) -> None:
+    """Puts the text in place of the terminal's current line, on stderr."""
+    sys.stderr.write(f"\r\x1b[K{text}")
+    sys.stderr.flush()
 
 
 def printable(text: str) -> str:

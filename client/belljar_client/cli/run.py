@@ -115,7 +115,7 @@ def _download(artifact: Artifact, directory: Path, path: PurePosixPath, *, quiet
         target = download(artifact, directory, path=path, progress=_progress(str(path)) if shown else None)
     finally:
         if shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            report.draw("")
     if not quiet:
         report.note(f"saved: {target} ({report.size(artifact.size_bytes)})")
     return target
@@ -131,8 +131,7 @@ def _progress(name: str) -> Callable[[int, int], None]:
             return
         drawn = now
         share = f"{100 * fetched // total} %" if total else ""
-        line = f"\r\x1b[K{name}: {report.size(fetched)} of {report.size(total)} {share}"
-        print(line, end="", file=sys.stderr, flush=True)
+        report.draw(f"{name}: {report.size(fetched)} of {report.size(total)} {share}")
 
     return draw
 

@@ -319,9 +319,12 @@ def _lock(fd: int) -> bool:
 
 
 def _write_all(fd: int, data: bytes | bytearray) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    # Views are released on the way out: while one lives, for example in a traceback, a bytearray cannot be cleared.
+    with memoryview(data) as view:
+        written = 0
+        while written < len(view):
+            with view[written:] as rest:
+                written += os.write(fd, rest)
 
 
 def _fsync_directory(directory: Path) -> None:

@@ -2,8 +2,8 @@
 
 An artifact is the object `<prefix><id>`, with content type and disposition for downloads, and name and SHA-256 as
 object metadata. Where these do not fit (S3 takes 2 KiB, and wants them of a multipart upload before the SHA-256 is
-known) they are JSON in `<prefix><id>.json`, written before the artifact exists. The bucket's own life-cycle rules say how
-long artifacts live, and should also end multipart uploads that a killed server left open.
+known) they are JSON in `<prefix><id>.json`, written before the artifact exists. How long artifacts live is up to the
+bucket's own life-cycle rules, which should also end multipart uploads that a killed server left open.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any, Protocol, Self
 from urllib.parse import quote, unquote
 
 import aiohttp
-from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
-from aiobotocore.session import get_session  # type: ignore[import-untyped]
-from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ClientError
 
 from belljar_server.artifacts import SignedUrl, StoredArtifact, Upload
 from belljar_server.artifacts.disk import PIECE_BYTES, new_id
@@ -45,26 +45,39 @@ class Bucket(Protocol):
     """Which bucket, and how it is reached: the `artifacts.s3` section of the settings."""
 
     @property
-    def bucket(self) -> str: ...
+    def bucket(self) -> str:
+        """Name of the bucket."""
+
     @property
-    def prefix(self) -> str: ...
+    def prefix(self) -> str:
+        """What object keys start with."""
+
     @property
-    def endpoint_url(self) -> str: ...
+    def endpoint_url(self) -> str:
+        """Empty means AWS."""
+
     @property
-    def public_endpoint_url(self) -> str: ...
+    def public_endpoint_url(self) -> str:
+        """What signed URLs start with; empty means as `endpoint_url`."""
+
     @property
-    def region(self) -> str: ...
+    def region(self) -> str:
+        """Name of the region."""
+
     @property
-    def access_key_id_file(self) -> Path | None: ...
+    def access_key_id_file(self) -> Path | None:
+        """None means the usual AWS sources."""
+
     @property
-    def secret_access_key_file(self) -> Path | None: ...
+    def secret_access_key_file(self) -> Path | None:
+        """None means the usual AWS sources."""
 
 
 class S3Store:
     """An ArtifactStore in a bucket; also a RemoteStore for the spool. Use it as an async context manager.
 
     Mutable state is two clients with their connection pools: one talks to the bucket, the other only signs URLs.
-    Signed URLs made with temporary credentials (an instance role) end with these, which can be before `url_ttl` seconds.
+    URLs signed with temporary credentials (an instance role) end with these, which can be before `url_ttl` seconds.
     """
 
     def __init__(self, bucket: Bucket, *, url_ttl: float) -> None:

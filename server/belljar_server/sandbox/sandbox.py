@@ -55,7 +55,8 @@ class RunscSandbox:
         ours, self._theirs = socket.socketpair()
         self._channel = Channel(ours)
         self._listener: Listener | None = None
-        self._early_stderr = bytearray()
+        self._early = bytearray()
+        self._held: list[tuple[Stream, bytes]] | None = None
         self._pumps = (OutputPump(Stream.STDOUT, self._on_output), OutputPump(Stream.STDERR, self._on_output))
         self._process: Process | None = None
         self._stop: Stop | None = None
@@ -111,12 +112,13 @@ class RunscSandbox:
                 status = describe(await self._process.wait()) if self._process else "not started"
         for pump in self._pumps:
             pump.drain()
-        text = self._early_stderr.decode(errors="replace").strip()
+        text = self._early.decode(errors="replace").strip()
         return f"the sandbox did not start ({error}; runsc: {status}): {text}"
 
     async def run(self, job: Job, listener: Listener) -> Ending:
         """Runs the job to its end, whatever that is. Never raises for what the sandbox or the code did."""
         self._listener = listener
+        self._held = []
         progress = _Progress()
         try:
             await self._send(job)
@@ -203,6 +205,7 @@ class RunscSandbox:
                 progress.cpu_before = self._group.cpu_time()
                 listener.on_prepared()
                 listener.on_running()
+                self._release_held(listener)
                 self._deadline = self._loop.call_later(limits.timeout, self.stop, Stop.TIMEOUT)
                 self._spawn(self._watch(limits, progress.cpu_before))
             elif kind == framing.RESULT and progress.running:
@@ -299,10 +302,18 @@ class RunscSandbox:
         )
 
     def _on_output(self, stream: Stream, data: bytes) -> None:
-        if self._listener:
+        """Output before the job is runsc's or the worker's own; output before STARTED only overtook it on another descriptor."""
+        if self._listener is None:
+            self._early += data[: START_MESSAGE_BYTES - len(self._early)]
+        elif self._held is not None:
+            self._held.append((stream, data))
+        else:
             self._listener.on_output(stream, data)
-        elif len(self._early_stderr) < START_MESSAGE_BYTES:
-            self._early_stderr += data[:START_MESSAGE_BYTES]
+
+    def _release_held(self, listener: Listener) -> None:
+        held, self._held = self._held or [], None
+        for stream, data in held:
+            listener.on_output(stream, data)
 
     def _end_watch(self) -> None:
         self._over.set()

@@ -59,7 +59,9 @@ def check_machine() -> None:
     if sys.platform != "linux":
         raise HostNotReady(f"gVisor needs Linux, this is {sys.platform}")
     if platform.machine() not in MACHINES:
-        raise HostNotReady(f"this machine is {platform.machine()}; gVisor and our images exist for {' and '.join(MACHINES)}")
+        raise HostNotReady(
+            f"this machine is {platform.machine()}; gVisor and our images exist for {' and '.join(MACHINES)}"
+        )
 
 
 @contextlib.contextmanager

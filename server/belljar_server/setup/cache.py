@@ -1,4 +1,4 @@
-"""What was fetched or built before, kept by the hash of its inputs, so that a changed worker costs seconds and no download."""
+"""What was fetched before, kept by the hash of its inputs: a changed worker costs seconds and no download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running the programs that set a host up: argument lists, no shell, and errors that quote the program's own last words."""
+"""Running the programs that set a host up: no shell, and errors that quote the program's own last words."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ def run(
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             env={**os.environ, **(env or {})},
             cwd=cwd,
             timeout=timeout,
@@ -46,7 +45,9 @@ def run(
         raise HostNotReady(f"`{shown}` cannot be started: {error.strerror}") from error
     if done.returncode != 0:
         said = (done.stderr + done.stdout).decode(errors="replace").strip().splitlines()[-LAST_LINES:]
-        raise HostNotReady("\n".join([f"`{shown}` failed with {_ending(done.returncode)}", *(f"  {line}" for line in said)]))
+        raise HostNotReady(
+            "\n".join([f"`{shown}` failed with {_ending(done.returncode)}", *(f"  {line}" for line in said)])
+        )
     return done.stdout.decode(errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""Checks of the host: what was found, whether that will do, and what to do about it. Looks by trying, changes nothing."""
+"""Checks of the host: what was found, whether that will do, and what to do about it. It tries, and changes nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from belljar_server import config, runtimes, setup
 from belljar_server.config import Settings
@@ -68,7 +67,11 @@ def _root(_: Settings) -> Iterator[Finding]:
 def _kernel(_: Settings) -> Iterator[Finding]:
     """What runsc and the launcher ask of the kernel, by trying each."""
     missing = []
-    for name, attempt in (("memfd_create", _try_memfd), ("pidfd_open", _try_pidfd), ("user namespaces", _try_namespaces)):
+    for name, attempt in (
+        ("memfd_create", _try_memfd),
+        ("pidfd_open", _try_pidfd),
+        ("user namespaces", _try_namespaces),
+    ):
         try:
             attempt()
         except (OSError, HostNotReady) as error:
@@ -101,8 +104,8 @@ def _cgroups(settings: Settings) -> Iterator[Finding]:
             yield Finding("cgroups", Status.WARN, f"limits.{limit} is not enforced, and waived: {reason}")
             continue
         remedy = (
-            "give the service a writable cgroup (systemd: Delegate=yes; a container: a private cgroup namespace and a writable"
-            f' /sys/fs/cgroup), or accept it with limits.waived = ["{limit}"]'
+            "give the service a writable cgroup (systemd: Delegate=yes; a container: a writable /sys/fs/cgroup)"
+            f', or accept it with limits.waived = ["{limit}"]'
         )
         yield Finding("cgroups", Status.FAIL, f"limits.{limit} cannot be enforced: {reason}", remedy)
 
@@ -142,7 +145,12 @@ def _build_tools(_: Settings) -> Iterator[Finding]:
         yield Finding("build tools", Status.OK, "mmdebstrap and mkfs.erofs are there")
         return
     names = " ".join(missing)
-    yield Finding("build tools", Status.WARN, f"missing packages: {names}", f"`belljar setup` installs them, or apt-get install {names}")
+    yield Finding(
+        "build tools",
+        Status.WARN,
+        f"missing packages: {names}",
+        f"`belljar setup` installs them, or apt-get install {names}",
+    )
 
 
 def _space(settings: Settings) -> Iterator[Finding]:
@@ -150,7 +158,8 @@ def _space(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(place).free
     found = f"{free // MIB} MiB free for {settings.data_dir}"
     if free < settings.artifacts.min_free_bytes:
-        remedy = f"free some: below artifacts.min_free_bytes ({settings.artifacts.min_free_bytes // MIB} MiB) executions are refused"
+        least = settings.artifacts.min_free_bytes // MIB
+        remedy = f"free some: below artifacts.min_free_bytes, {least} MiB, executions are refused"
         yield Finding("space", Status.FAIL, found, remedy)
         return
     if free < setup.NEEDED_BYTES:
@@ -168,7 +177,12 @@ def _ports(settings: Settings) -> Iterator[Finding]:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
         except OSError as error:
-            yield Finding("ports", Status.WARN, f"{name} {listen}: {error.strerror}", "a server runs already, or choose another port")
+            yield Finding(
+                "ports",
+                Status.WARN,
+                f"{name} {listen}: {error.strerror}",
+                "a server runs already, or choose another port",
+            )
             continue
         yield Finding("ports", Status.OK, f"{name} {listen} is free")
 
@@ -178,9 +192,19 @@ def _registries(_: Settings) -> Iterator[Finding]:
     npm = shutil.which("npm")
     if npm:
         yield _reached("npm", [npm, "ping"])
-    pip = ["--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--dry-run", "--target"]
+    pip = [
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--require-hashes",
+        "--dry-run",
+        "--target",
+    ]
     lock = tools.WHEELS / "node.txt"
-    yield _reached("Python", [tools.python(), "-m", "pip", "install", "--quiet", *pip, "/nonexistent", "--requirement", str(lock)])
+    yield _reached(
+        "Python", [tools.python(), "-m", "pip", "install", "--quiet", *pip, "/nonexistent", "--requirement", str(lock)]
+    )
 
 
 def _reached(name: str, argv: list[str]) -> Finding:
@@ -188,7 +212,9 @@ def _reached(name: str, argv: list[str]) -> Finding:
         run(argv, timeout=REGISTRY_TIMEOUT)
     except HostNotReady as error:
         reason = str(error).splitlines()[-1].strip()
-        return Finding("registries", Status.WARN, f"the {name} registry: {reason}", "set-up needs it, the service does not")
+        return Finding(
+            "registries", Status.WARN, f"the {name} registry: {reason}", "set-up needs it, the service does not"
+        )
     return Finding("registries", Status.OK, f"the {name} registry answers")
 
 

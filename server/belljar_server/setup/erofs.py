@@ -40,7 +40,7 @@ def _sealed(mode: int) -> int:
 
 
 def tree_hash(root: Path) -> str:
-    """SHA-256 over paths, kinds, modes, link targets and contents of a sealed tree, in hex. Owners and times do not count."""
+    """SHA-256 over paths, kinds, modes, link targets and contents of a sealed tree, in hex; owners and times are not in."""
     digest = hashlib.sha256()
     for folder, names, files in os.walk(root):
         names.sort()
@@ -62,13 +62,11 @@ def tree_hash(root: Path) -> str:
 def make(root: Path, target: Path) -> str:
     """Writes the image of a sealed tree and returns its SHA-256 in hex. Raises HostNotReady.
 
-    `noinline_data`, because gVisor refuses inline data ("bad address"). The UUID is the tree's hash: snapshots are bound
-    to it, so they fit every image of the same content and no other.
+    `noinline_data`, because gVisor refuses inline data ("bad address"). The UUID comes from the tree's hash: snapshots
+    are bound to it, so they fit every image of the same content and no other.
     """
     identity = uuid.uuid5(NAMESPACE, tree_hash(root))
-    run(
-        ["mkfs.erofs", "--quiet", "-x-1", "-E", "noinline_data", f"-T{TIMESTAMP}", f"-U{identity}", "--all-root"]
-        + [str(target), str(root)]
-    )
+    same_bytes = ["-x-1", f"-T{TIMESTAMP}", f"-U{identity}", "--all-root"]
+    run(["mkfs.erofs", "--quiet", "-E", "noinline_data", *same_bytes, target, root])
     with target.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,6 @@
 """Images: built out of the runtimes' recipes by set-up, found by the service.
 
-In `data_dir/images` there is `<name>-<digest>.erofs` for every image, and `<name>.json`, its manifest, that says which one is
+`data_dir/images` has `<name>-<digest>.erofs` for every image, and `<name>.json`, the manifest that says which one is
 current and what it was made from. The service never builds; a manifest whose key is not that of the recipe is stale.
 """
 
@@ -30,7 +30,7 @@ GUEST = Path(__file__).parent.parent / "guest"
 GUEST_TARGET = "/opt/belljar/guest"
 NPM_TARGET = "opt/belljar/npm"
 SUPERSEDED_KEPT = 3600.0
-"""Seconds that an image stays after another took its place: a server that is starting may have read the old manifest."""
+"""Seconds that an image stays after another took its place: a starting server may have read the old manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +66,22 @@ def find(data_dir: Path, runtime: Runtime) -> Image:
     path = data_dir / "images" / manifest.file
     interpreter = runtime.worker[0]
     if manifest.key != key(runtime.image) or interpreter not in manifest.versions or not path.is_file():
-        raise HostNotReady(f"the image {name} for {runtime.name} was made by another version of Belljar: run `belljar setup`")
+        raise HostNotReady(
+            f"the image {name} for {runtime.name} was made by another version of Belljar: run `belljar setup`"
+        )
     return Image(path, manifest.digest, manifest.versions[interpreter] or runtime.version)
 
 
 @contextlib.contextmanager
 def in_use(image: Image) -> Iterator[None]:
-    """Keeps set-up from removing the image while a server starts sandboxes from it, however long ago it was superseded."""
+    """Keeps set-up from removing the image while a server starts sandboxes from it, even when it is superseded."""
     with image.path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 
 def key(recipe: ImageRecipe, guest: Path = GUEST) -> str:
-    """A hash over everything that goes into the image from our side. Raises HostNotReady for a recipe that cannot be read."""
+    """A hash over everything that goes into the image from our side. Raises HostNotReady when that cannot be read."""
     machine = platform.machine()
     copied = [(target, sorted(_digests(source).items())) for source, target in (*recipe.copies, (guest, GUEST_TARGET))]
     return fingerprint(
@@ -88,7 +90,7 @@ def key(recipe: ImageRecipe, guest: Path = GUEST) -> str:
             machine,
             rootfs.inputs(recipe.debian),
             [asdict(package) for package in _binaries(recipe, machine)],
-            npm.project_inputs(recipe.npm_project) if recipe.npm_project else None,
+            [asdict(package) for package in npm.read_lock(recipe.npm_project, machine)] if recipe.npm_project else [],
             copied,
             recipe.compile_python,
         ]
@@ -128,34 +130,35 @@ def _build(data_dir: Path, users: list[Runtime], cache: Cache, scratch: Path, sa
     fresh = scratch / f"{recipe.name}.erofs"
     digest = erofs.make(root, fresh)
     shutil.rmtree(root)
-    manifest = Manifest(key(recipe), f"sha256:{digest}", f"{recipe.name}-{digest[:16]}.erofs", versions, int(time.time()))
+    manifest = Manifest(
+        key(recipe), f"sha256:{digest}", f"{recipe.name}-{digest[:16]}.erofs", versions, int(time.time())
+    )
     _publish(data_dir / "images", recipe.name, fresh, manifest)
     path = data_dir / "images" / manifest.file
     contents = ", ".join(f"{Path(program).name} {version}" for program, version in versions.items() if version)
     size = path.stat().st_size / (1 << 20)
-    say(f"image {recipe.name}: {manifest.digest[:23]}, {size:.0f} MiB, {contents}, built in {time.monotonic() - started:.1f} s")
+    took = time.monotonic() - started
+    say(f"image {recipe.name}: {manifest.digest[:23]}…, {size:.0f} MiB, {contents}, built in {took:.1f} s")
     return path
 
 
 def _fill(root: Path, recipe: ImageRecipe, cache: Cache, scratch: Path, say: Say) -> None:
     machine = platform.machine()
     base = cache.get(
-        "debian", [BUILDER_VERSION, machine, rootfs.inputs(recipe.debian)],
+        "debian",
+        [BUILDER_VERSION, machine, rootfs.inputs(recipe.debian)],
         lambda target: rootfs.make_tarball(target, recipe.debian, scratch, say),
     )
     root.mkdir()
     run(["tar", "--extract", "--file", base, "--directory", root])
+
+    def tarball(wanted: npm.Tarball) -> Path:
+        return cache.get("npm", asdict(wanted), lambda target: npm.fetch(target, wanted, scratch, say))
+
     for package in _binaries(recipe, machine):
-        tarball = cache.get("npm", asdict(package), lambda target, p=package: npm.fetch_tarball(target, p, scratch, say))
-        npm.extract_member(tarball, package, root)
+        npm.extract_binary(tarball(npm.tarball_of(package)), package, root)
     if recipe.npm_project:
-        project = recipe.npm_project
-        modules = cache.get(
-            "project", [BUILDER_VERSION, machine, npm.project_inputs(project)],
-            lambda target: npm.install_project(target, project, machine, scratch, say),
-        )
-        (root / NPM_TARGET).mkdir(parents=True)
-        run(["tar", "--extract", "--no-same-owner", "--file", modules, "--directory", root / NPM_TARGET])
+        npm.install(root / NPM_TARGET, npm.read_lock(recipe.npm_project, machine), tarball)
     for source, target in (*recipe.copies, (GUEST, GUEST_TARGET)):
         _copy(source, root / target.lstrip("/"))
     rootfs.compile_python(root, [GUEST_TARGET, *recipe.compile_python])
@@ -196,7 +199,9 @@ def _read(path: Path) -> Manifest | None:
 
 def _binaries(recipe: ImageRecipe, machine: str) -> tuple[NpmPackage, ...]:
     if recipe.npm_binaries and machine not in recipe.npm_binaries:
-        raise HostNotReady(f"the image {recipe.name} cannot be built for {machine}, only for {', '.join(recipe.npm_binaries)}")
+        raise HostNotReady(
+            f"the image {recipe.name} cannot be built for {machine}, only for {', '.join(recipe.npm_binaries)}"
+        )
     return recipe.npm_binaries.get(machine, ())
 
 

@@ -1,4 +1,8 @@
-"""The npm part of an image: binaries out of package tarballs, and installed projects."""
+"""The npm part of an image: package tarballs, checked against the integrity in recipe or lock file, and unpacked.
+
+npm only fetches. It installs nothing, so no package script ever runs, and a lock file made where the registry lacks
+some other platform's binaries (which `npm ci` refuses) does as well.
+"""
 
 from __future__ import annotations
 
@@ -8,86 +12,143 @@ import hmac
 import json
 import shutil
 import tarfile
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from belljar_server.errors import HostNotReady
 from belljar_server.runtimes import NpmPackage
-from belljar_server.setup import rootfs, tools
+from belljar_server.setup import tools
 from belljar_server.setup.commands import Say, run
 
 CPUS = {"x86_64": "x64", "aarch64": "arm64"}
 """npm's names of machines."""
 
 
-def fetch_tarball(target: Path, package: NpmPackage, scratch: Path, say: Say) -> None:
-    """Fetches the tarball of a package with npm and checks it against the recipe. Raises HostNotReady."""
+@dataclass(frozen=True, slots=True)
+class Tarball:
+    """One published package, by what it must hash to."""
+
+    name: str
+    version: str
+    integrity: str
+    """Subresource integrity, `sha512-…`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """A package of a lock file: where below the project it goes, and its tarball."""
+
+    place: str
+    tarball: Tarball
+
+
+def tarball_of(package: NpmPackage) -> Tarball:
+    """The tarball that holds a recipe's binary."""
+    return Tarball(package.name, package.version, package.integrity)
+
+
+def fetch(target: Path, tarball: Tarball, scratch: Path, say: Say) -> None:
+    """Fetches a tarball with npm and checks it. Raises HostNotReady."""
     npm = tools.npm(scratch, say)
-    say(f"image: fetching {package.name}@{package.version} with {npm.origin}")
+    wanted = f"{tarball.name}@{tarball.version}"
+    say(f"image: fetching {wanted} with {npm.origin}")
     folder = scratch / "packed"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    run([*npm.argv, "pack", "--silent", "--pack-destination", folder, f"{package.name}@{package.version}"], env=npm.env, cwd=folder)
-    tarballs = list(folder.glob("*.tgz"))
-    if len(tarballs) != 1:
-        raise HostNotReady(f"npm pack {package.name}@{package.version} gave {len(tarballs)} files, expected one")
-    check_integrity(tarballs[0], package)
-    shutil.move(tarballs[0], target)
+    run([*npm.argv, "pack", "--silent", "--ignore-scripts", wanted], env=npm.env, cwd=folder)
+    packed = list(folder.rglob("*.tgz"))
+    if len(packed) != 1:
+        raise HostNotReady(f"npm pack {wanted} gave {len(packed)} files, expected one")
+    check(packed[0], tarball)
+    shutil.move(packed[0], target)
 
 
-def check_integrity(tarball: Path, package: NpmPackage) -> None:
-    """Raises HostNotReady when the tarball is not the one that the recipe names."""
-    algorithm, _, expected = package.integrity.partition("-")
+def check(file: Path, tarball: Tarball) -> None:
+    """Raises HostNotReady when the file is not the tarball that is meant."""
+    algorithm, _, expected = tarball.integrity.partition("-")
     if algorithm != "sha512" or not expected:
-        raise HostNotReady(f"the recipe's integrity of {package.name} is {package.integrity!r}, expected sha512-…")
-    with tarball.open("rb") as file:
-        digest = base64.b64encode(hashlib.file_digest(file, "sha512").digest()).decode()
+        raise HostNotReady(f"the integrity of {tarball.name} is {tarball.integrity!r}, expected sha512-…")
+    with file.open("rb") as opened:
+        digest = base64.b64encode(hashlib.file_digest(opened, "sha512").digest()).decode()
     if not hmac.compare_digest(digest, expected):
-        raise HostNotReady(f"{package.name}@{package.version} does not have the integrity of the recipe, sha512-{digest} came")
+        raise HostNotReady(
+            f"{tarball.name}@{tarball.version} should have {tarball.integrity}, but what came has sha512-{digest}"
+        )
 
 
-def extract_member(tarball: Path, package: NpmPackage, root: Path) -> None:
+def extract_binary(file: Path, package: NpmPackage, root: Path) -> None:
     """Puts the package's binary at its place in the tree, and nothing else. Raises HostNotReady."""
     target = root / package.target.lstrip("/")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(tarball, "r:gz") as archive:
+    with tarfile.open(file, "r:gz") as archive:
         try:
             source = archive.extractfile(package.member)
         except KeyError:
             source = None
         if source is None:
             raise HostNotReady(f"{package.name}@{package.version} has no file {package.member}")
-        with source, target.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
+        with source, target.open("wb") as opened:
+            shutil.copyfileobj(source, opened, 1 << 20)
     target.chmod(0o755)
 
 
-def project_inputs(project: Path) -> list[object]:
-    """Everything that decides what `install_project` makes, as plain data. Raises HostNotReady for a lock without hashes."""
+def read_lock(project: Path, machine: str) -> list[Locked]:
+    """The packages of a project that its lock names for this machine. Raises HostNotReady."""
     try:
-        package, lock = (json.loads((project / name).read_text()) for name in ("package.json", "package-lock.json"))
-    except (OSError, ValueError) as error:
-        raise HostNotReady(f"{project}: package.json and package-lock.json are needed: {error}") from error
-    for name, entry in lock.get("packages", {}).items():
-        if name and not str(entry.get("integrity", "")).startswith("sha512-"):
-            raise HostNotReady(f"{project}/package-lock.json has no sha512 integrity for {name}")
-    return [package, lock]
+        lock = json.loads((project / "package-lock.json").read_text())
+        entries = dict[str, dict[str, Any]](lock["packages"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HostNotReady(
+            f"{project}/package-lock.json cannot be read ({error}), a lock file of version 3 is needed"
+        ) from error
+    return [
+        _locked(project, place, entry)
+        for place, entry in sorted(entries.items())
+        if place and not entry.get("dev") and _is_for(entry, machine)
+    ]
 
 
-def install_project(target: Path, project: Path, machine: str, scratch: Path, say: Say) -> None:
-    """Installs a project by its lock, without running any script, and packs node_modules. Raises HostNotReady."""
-    npm = tools.npm(scratch, say)
-    say(f"image: installing the npm packages of {project.name} with {npm.origin}")
-    folder = scratch / "project"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for name in ("package.json", "package-lock.json"):
-        shutil.copyfile(project / name, folder / name)
-    flags = ["--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--silent"]
-    run([*npm.argv, "ci", *flags, "--os=linux", f"--cpu={CPUS[machine]}", "--libc=glibc"], env=npm.env, cwd=folder)
-    modules = folder / "node_modules"
-    if not modules.is_dir():
-        raise HostNotReady(f"npm ci installed nothing for {project}")
-    rootfs.remove(modules / ".package-lock.json")  # npm's own note, with addresses of the registry
-    for musl in [*modules.glob("*-musl"), *modules.glob("@*/*-musl")]:
-        rootfs.remove(musl)
-    run(["tar", "--create", "--file", target, "--sort=name", "--numeric-owner", "--directory", folder, "node_modules"])
+def _locked(project: Path, place: str, entry: dict[str, Any]) -> Locked:
+    parts = PurePosixPath(place).parts
+    if parts[0] != "node_modules" or ".." in parts:
+        raise HostNotReady(f"{project}/package-lock.json has a package at {place}, expected below node_modules")
+    if not str(entry.get("integrity", "")).startswith("sha512-"):
+        raise HostNotReady(f"{project}/package-lock.json has no sha512 integrity for {place}")
+    name = entry.get("name") or place.rpartition("node_modules/")[2]
+    return Locked(place, Tarball(name, entry["version"], entry["integrity"]))
+
+
+def _is_for(entry: dict[str, Any], machine: str) -> bool:
+    """Whether a package is for Linux with glibc on this machine, by the fields of its package.json."""
+    here = {"os": "linux", "cpu": CPUS[machine], "libc": "glibc"}
+    return all(_allows(entry.get(field), value) for field, value in here.items())
+
+
+def _allows(listed: list[str] | None, value: str) -> bool:
+    if not listed:
+        return True
+    if f"!{value}" in listed:
+        return False
+    return value in listed or all(name.startswith("!") for name in listed)
+
+
+def install(target: Path, packages: list[Locked], tarball: Callable[[Tarball], Path]) -> None:
+    """Unpacks the packages of a lock below `target`; `tarball` gives the checked file of each. Raises HostNotReady."""
+    for package in packages:
+        with tarfile.open(tarball(package.tarball), "r:gz") as archive:
+            try:
+                archive.extractall(target / package.place, members=_below_first_folder(archive), filter="data")
+            except tarfile.TarError as error:
+                raise HostNotReady(f"{package.tarball.name}@{package.tarball.version}: {error}") from error
+
+
+def _below_first_folder(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """A tarball has everything below one folder, usually `package`, whose name says nothing; npm strips it too."""
+    members = []
+    for member in archive:
+        _, _, path = member.name.partition("/")
+        if path and (member.isreg() or member.isdir()):
+            members.append(member.replace(name=path, deep=False))
+    return members

@@ -1,6 +1,6 @@
 """The Debian part of an image: what every runtime has under it, as a cached tarball.
 
-`mmdebstrap --variant=extract` unpacks packages and runs no maintainer script, so what those would have done is done here:
+`mmdebstrap --variant=extract` unpacks packages and runs no maintainer script. What those would have done is done here:
 accounts, the CA bundle, the linker's cache, compiled Python files. Nothing in it depends on the host or the hour.
 """
 
@@ -109,7 +109,8 @@ def _bootstrap(root: Path, names: list[str], say: Say) -> None:
         try:
             run([*command, *mirrors])
         except HostNotReady as error:
-            say(f"image: this host's own mirror did not do, taking mmdebstrap's default ({str(error).splitlines()[-1].strip()})")
+            reason = str(error).splitlines()[-1].strip()
+            say(f"image: this host's own mirror did not do ({reason}), taking mmdebstrap's default")
             shutil.rmtree(root, ignore_errors=True)
         else:
             return

@@ -1,7 +1,7 @@
 """Finding gVisor's runsc, or making it: never one older than the pinned release.
 
 `find` is what the service uses; `find_or_install` is what `belljar setup` does when there is none. Distributions carry
-packages that are years old (Debian trixie's leaves TCP secrets in checkpoints), so a package is never installed from there.
+packages that are years old (Debian trixie's leaves TCP secrets in checkpoints), so none is ever installed from there.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def version_of(binary: Path) -> str:
 
 
 def release_date(version: str) -> int | None:
-    """The date of a release as a number, None for a version that is no release, like a distribution's or one's own build."""
+    """The date of a release as a number, None for what is no release of gVisor's: a distribution's, one's own build."""
     match = re.fullmatch(r"release-(\d{8})\.\d+(?:-.*)?", version)
     return int(match[1]) if match else None
 
@@ -109,7 +109,7 @@ def find_or_install(settings: Settings, scratch: Path, say: Say, releases_url: s
 def download(target: Path, releases_url: str, say: Say) -> str | None:
     """Fetches the official binary and checks its SHA-512; returns where from, or None when it cannot be reached.
 
-    Raises HostNotReady when what came is not what the project published: that must never fall through to something else.
+    Raises HostNotReady when what came is not what the project published: that must not pass in silence.
     """
     url = f"{releases_url}/{RELEASE_DATE}/{platform.machine()}/runsc"
     say(f"runsc: trying the official release {RELEASE}")
@@ -128,7 +128,9 @@ def download(target: Path, releases_url: str, say: Say) -> str | None:
         say(f"runsc: the release cannot be downloaded here ({getattr(error, 'reason', error)})")
         return None
     if expected != [digest.hexdigest()]:
-        raise HostNotReady(f"{url} does not have the published SHA-512; run `belljar setup` again, and do not use this file")
+        raise HostNotReady(
+            f"{url} does not have the published SHA-512; run `belljar setup` again, and do not use this file"
+        )
     return "the official release, SHA-512 verified"
 
 

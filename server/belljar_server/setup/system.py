@@ -51,7 +51,15 @@ def debian_sources(suite: str) -> list[str]:
     """
     if shutil.which("apt-get") is None:
         return []
-    listed = run(["apt-get", "indextargets", "--format", "$(ORIGIN)\t$(CODENAME)\t$(COMPONENT)\t$(REPO_URI)", "Created-By: Packages"])
+    listed = run(
+        [
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(ORIGIN)\t$(CODENAME)\t$(COMPONENT)\t$(REPO_URI)",
+            "Created-By: Packages",
+        ]
+    )
     rows = [tuple(line.split("\t")) for line in listed.splitlines()]
     mains = [(row[1], row[3]) for row in rows if len(row) == 4 and row[0] == "Debian" and row[2] == "main"]
     base = {codename for codename, _ in mains if "-" not in codename}

