@@ -27,8 +27,10 @@ from belljar_server.log import configure as configure_log
 from belljar_server.metrics import Metrics
 from belljar_server.readiness import Readiness
 from belljar_server.sandbox import instance
+from belljar_server.sandbox.pool import PoolSource, Starts
 from belljar_server.sandbox.runsc import Launcher, Runsc
-from belljar_server.sandbox.sandbox import ColdSource, write_bundle
+from belljar_server.sandbox.sandbox import ColdSource, Start, write_bundle
+from belljar_server.sandbox.snapshot import Snapshots
 from belljar_server.sandbox.spec import Environment, oci_spec
 from belljar_server.service import SandboxService
 from belljar_server.setup import images
@@ -65,21 +67,21 @@ async def serve(settings: Settings) -> None:
         binary = runsc_setup.find(settings)
         environments = find_environments(settings)
 
-        # Sandboxes: a launcher that starts them, one bundle for each environment.
+        # Sandboxes: a launcher that starts them, bundles for each environment, pools of waiting ones in front.
         launcher = await stack.enter_async_context(Launcher())
-        bundles = {
-            name: write_bundle(here.bundle(name), oci_spec(environment)) for name, environment in environments.items()
-        }
-        sandboxes = ColdSource(
-            Runsc(binary, here.runsc_root, settings.sandbox.platform),
-            launcher,
-            here.tree,
-            bundles,
-            start_timeout=settings.execution.start_timeout,
-        )
+        runsc = Runsc(binary, here.runsc_root, settings.sandbox.platform)
+        starts = make_starts(environments, runsc, here, settings)
+        metrics = Metrics()
+        sandboxes: ColdSource | PoolSource
+        if settings.pool.max:
+            snapshots = Snapshots(settings.data_dir / "snapshots", launcher, here.tree)
+            sandboxes = await stack.enter_async_context(
+                PoolSource(starts, snapshots, launcher, here.tree, settings.pool, metrics)
+            )
+        else:
+            sandboxes = ColdSource({name: each.cold for name, each in starts.items()}, launcher, here.tree)
 
         # HTTP needs the store for downloads, the local store needs the port for its URLs.
-        metrics = Metrics()
         health_service = health.aio.HealthServicer()
         telling: set[asyncio.Task[None]] = set()
         readiness = Readiness(
@@ -144,6 +146,25 @@ def check_limits(missing: Mapping[str, str], settings: Settings) -> frozenset[st
     for name, reason in missing.items():
         log.warning("limit is not enforced", limit=name, reason=reason)
     return frozenset(missing)
+
+
+def make_starts(
+    environments: Mapping[str, Environment], runsc: Runsc, here: instance.Instance, settings: Settings
+) -> dict[str, Starts]:
+    """How sandboxes of each runtime come to be, with their bundles on disk."""
+    starts = {}
+    for name, environment in environments.items():
+        cold, warm = (
+            Start(
+                environment,
+                runsc,
+                write_bundle(here.bundle(f"{name}-{kind}"), oci_spec(environment, warm=kind == "warm")),
+                settings.execution.start_timeout,
+            )
+            for kind in ("cold", "warm")
+        )
+        starts[name] = Starts(cold, warm)
+    return starts
 
 
 def find_environments(settings: Settings) -> dict[str, Environment]:

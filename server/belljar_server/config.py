@@ -138,6 +138,27 @@ class Sandbox(_Section):
     """Path of the cgroup to work below, from the root of the hierarchy. Default: found by itself."""
 
 
+class Pool(_Section):
+    """Sandboxes that wait for executions, one pool for each runtime."""
+
+    max: Annotated[int, Field(ge=0)] = 16
+    """Most sandboxes that wait for one runtime; 0 turns pool and snapshots off."""
+    min: Annotated[int, Field(ge=0)] = 2
+    """Sandboxes that wait even when nobody came for long."""
+    memory_bytes: Annotated[int, Field(gt=0)] = 2 * GIB
+    """Memory that all waiting sandboxes may take together, at about 40 MiB each."""
+    min_available_bytes: Annotated[int, Field(ge=0)] = 512 * MIB
+    """Below this much available memory on the host the pools are emptied first."""
+    max_age: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds after which a waiting sandbox is replaced."""
+
+    @model_validator(mode="after")
+    def _min_is_below_max(self) -> Self:
+        if self.max and self.min > self.max:
+            raise ValueError(f"pool.min is {self.min}, above pool.max, which is {self.max}")
+        return self
+
+
 class S3(_Section):
     """An S3 bucket for artifacts."""
 
@@ -202,6 +223,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     execution: Execution = Execution()
     sandbox: Sandbox = Sandbox()
+    pool: Pool = Pool()
     artifacts: Artifacts = Artifacts()
     log: Log = Log()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -155,16 +156,17 @@ class Executor:
         size = sum(len(file.content) for file in request.files)
         for index, file in enumerate(request.input_files):
             if file.content is not None:
-                files.append(JobFile(file.path, len(file.content), _pieces(file.content)))
+                files.append(JobFile(file.path, len(file.content), partial(_pieces, file.content)))
                 size += len(file.content)
                 continue
+            artifact_id = file.artifact_id or ""
             try:
-                stored, chunks = await self._store.open(file.artifact_id or "")
+                stored, _ = await self._store.open(artifact_id)
             except NotFound as error:
                 raise NotFound(f"input_files[{index}].artifact_id", error.name) from error
             except StoreFailed as error:
                 raise Unavailable(f"input_files[{index}].artifact_id: {error}") from error
-            files.append(JobFile(file.path, stored.size_bytes, chunks))
+            files.append(JobFile(file.path, stored.size_bytes, partial(_artifact, self._store, artifact_id)))
             size += stored.size_bytes
         if size > request.limits.disk_bytes:
             problem = f"is {request.limits.disk_bytes}, but files and input_files alone have {size} bytes"
@@ -199,12 +201,15 @@ class Executor:
             environment = self._environments[request.runtime]
             started = time.monotonic()
             try:
-                async with self._sandboxes.acquire(environment) as sandbox:
-                    run.hold(sandbox)
-                    ending = await sandbox.run(run.job(), run)
-                    run.start_time = (run.running_at or time.monotonic()) - started
-                    run.release()
-                    return await self._conclude(run, ending, environment)
+                while True:
+                    async with self._sandboxes.acquire(environment) as sandbox:
+                        run.hold(sandbox)
+                        ending = await sandbox.run(run.job(), run)
+                        run.start_time = (run.running_at or time.monotonic()) - started
+                        run.release()
+                        if not run.may_retry(ending):
+                            return await self._conclude(run, ending, environment)
+                    self._sandbox_failed(execution, f"before user code, tried again on another: {ending.fault}")
             except SandboxFailed as error:
                 self._sandbox_failed(execution, str(error))
                 ending = Ending(None, stop=run.stopped, fault=str(error))
@@ -261,6 +266,16 @@ class Executor:
             total_ms=round((time.monotonic() - execution.began) * 1000, 1),
             labels=dict(execution.request.labels) or None,
         )
+
+
+async def _artifact(store: ArtifactStore, artifact_id: str) -> AsyncIterator[bytes]:
+    """The bytes of an artifact of an earlier execution. Raises SandboxFailed when it went away meanwhile."""
+    try:
+        _, chunks = await store.open(artifact_id)
+        async for chunk in chunks:
+            yield chunk
+    except (NotFound, StoreFailed) as error:
+        raise SandboxFailed(f"artifact {artifact_id}: {error}") from error
 
 
 async def _pieces(content: bytes) -> AsyncIterator[bytes]:

@@ -40,6 +40,30 @@ class Metrics:
             "belljar_sandbox_failures", "Sandboxes that did not start or died by themselves.", registry=self.registry
         )
 
+        self.pool_requests = Counter(
+            "belljar_pool_requests",
+            "Sandboxes asked for, by whether one was waiting (hit, miss).",
+            ["runtime", "found"],
+            registry=self.registry,
+        )
+        self.pool_age = Histogram(
+            "belljar_pool_wait_seconds",
+            "How long sandboxes had waited when they were taken.",
+            ["runtime"],
+            buckets=(0.1, 1, 5, 30, 120, 600, 1800),
+            registry=self.registry,
+        )
+        self.restore_seconds = Histogram(
+            "belljar_restore_seconds",
+            "Time from the start of a restore until the sandbox is primed.",
+            ["runtime"],
+            buckets=(0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5),
+            registry=self.registry,
+        )
+        self.restore_failures = Counter(
+            "belljar_restore_failures", "Restores and snapshots that failed.", ["runtime"], registry=self.registry
+        )
+
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """A gauge that is read when somebody asks."""
         Gauge(name, documentation, registry=self.registry).set_function(value)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from belljar_server.errors import SandboxFailed
-from belljar_server.models import Entry, Limits, Stream
-from belljar_server.sandbox import Job, SandboxSource
+from belljar_server.models import Limits
+from belljar_server.sandbox import SandboxSource
+from belljar_server.sandbox.probe import probe
 from belljar_server.sandbox.spec import Environment
 
 log = structlog.get_logger()
@@ -57,21 +58,12 @@ class Readiness:
         self._doubt.clear()
         try:
             for environment in self._environments.values():
-                await self._try(environment)
+                await probe(self._sandboxes, environment, self._limits)
         except SandboxFailed as error:
             self._set(ready=False, reason=str(error))
         else:
             self._set(ready=True, reason="")
         return self.ready
-
-    async def _try(self, environment: Environment) -> None:
-        name = environment.runtime.name
-        job = Job(environment.runtime.probe, "{}", Entry.SCRIPT.value, (), (), (), self._limits)
-        listener = _Probe()
-        async with self._sandboxes.acquire(environment) as sandbox:
-            ending = await sandbox.run(job, listener)
-        if bytes(listener.result) != b"1":
-            raise SandboxFailed(f"{name}: the probe gave {bytes(listener.result)[:100]!r}: {ending}")
 
     def _set(self, *, ready: bool, reason: str) -> None:
         if reason and reason != self.reason:
@@ -80,34 +72,3 @@ class Readiness:
         self.ready, self.reason = ready, reason
         if changed:
             self._on_change(ready)
-
-
-class _Probe:
-    """Listens for the result of a probe alone."""
-
-    def __init__(self) -> None:
-        self.result = bytearray()
-
-    def on_prepared(self) -> None:
-        pass
-
-    def on_running(self) -> None:
-        pass
-
-    def on_output(self, stream: Stream, data: bytes) -> None:
-        pass
-
-    async def on_result(self, data: bytes) -> None:
-        self.result += data
-
-    def on_collecting(self) -> None:
-        pass
-
-    async def on_artifact(self, name: bytes, size: int) -> None:
-        pass
-
-    async def on_artifact_data(self, data: bytes) -> None:
-        pass
-
-    async def on_artifact_end(self, *, complete: bool) -> None:
-        pass

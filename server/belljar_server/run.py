@@ -46,6 +46,7 @@ class Run:
         self.start_time = 0.0
         self.running_at = 0.0
         self.warm = False
+        self._retried = False
         self.warnings: list[str] = []
         self._files = files
         self._sandbox: Sandbox | None = None
@@ -66,6 +67,13 @@ class Run:
     def release(self) -> None:
         """The sandbox is done with."""
         self._sandbox = None
+
+    def may_retry(self, ending: Ending) -> bool:
+        """Whether the sandbox died by itself before user code began; true once."""
+        if ending.started or ending.stop or ending.fault_errno or self.stopped or self._retried:
+            return False
+        self._retried = True
+        return True
 
     def stop(self, reason: Stop) -> None:
         """Ends the execution, whatever it is doing."""

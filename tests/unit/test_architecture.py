@@ -1,4 +1,4 @@
-"""The import rule: who may import whom, as in the table of ARCHITECTURE.md. Read from the source, nothing is imported."""
+"""The import rule: who may import whom, as in the table of ARCHITECTURE.md; read from the source."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "adapters": {"executor", "models", "errors"},
     "setup": {"runtimes", "sandbox", "models", "errors", "config"},
 }
-"""Part of the package -> the other parts that it may import. `app` and `__main__` compose, so they may import everything."""
+"""Part of the package -> the other parts that it may import; what composes may import everything."""
 COMPOSE = {"app", "__main__"}
 SPAWNING = {"sandbox/runsc.py", "sandbox/launcher.py", "setup/commands.py"}
 """The only files that start processes."""
@@ -98,7 +98,8 @@ def imports() -> Iterator[Import]:
                 assert node.level == 0, (
                     f"{file}:{node.lineno} is a relative import; the rule is read from absolute ones"
                 )
-                # `from belljar_server import models` asks for a part, `from belljar_server.models import Limits` for a name.
+                # `from belljar_server import models` asks for a part, `from belljar_server.models import Limits` for a
+                # name in it.
                 names = (
                     [f"{node.module}.{alias.name}" for alias in node.names] if node.module == PACKAGE else [node.module]
                 )

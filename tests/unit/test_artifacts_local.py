@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import os
-import resource
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from belljar_server.artifacts import StoredArtifact, Upload, disk
 from belljar_server.artifacts.disk import PIECE_BYTES, Disk, new_id
 from belljar_server.artifacts.local import LocalStore
-from belljar_server.errors import NotFound, Overloaded, StoreFailed
+from belljar_server.errors import HostNotReady, NotFound, Overloaded, StoreFailed
 
 MIB = 1 << 20
 
@@ -45,6 +44,14 @@ async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[LocalStore]:
     ) as opened:
         opened.base_url = "http://127.0.0.1:8080/"
         yield opened
+
+
+def peak_kib(*, reset: bool = False) -> int:
+    """The most memory that this process has had since the last reset."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 
 async def keep(store: LocalStore, content: bytes, name: str = "a.txt") -> StoredArtifact:
@@ -277,7 +284,7 @@ async def test_thousand_small_artifacts_and_a_large_one_keep_memory_flat(store: 
     fds = len(os.listdir("/proc/self/fd"))
     for number in range(1000):
         await keep(store, b"%d" % number)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kib(reset=True)
     large = await store.begin("large.bin", "application/octet-stream")
     piece = os.urandom(MIB)
     for _ in range(300):
@@ -287,11 +294,18 @@ async def test_thousand_small_artifacts_and_a_large_one_keep_memory_flat(store: 
     _, pieces = await store.open(kept.id)
     async for got in pieces:
         received += len(got)
-    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    grown_kib = peak_kib() - before
     assert received == kept.size_bytes == 300 * MIB
     assert grown_kib < 32 * 1024
     assert len(store.disk.listing()) == 1001
     assert len(os.listdir("/proc/self/fd")) <= fds + 1
+
+
+async def test_directory_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
+    """The message names it."""
+    (tmp_path / "file").touch()
+    with pytest.raises(HostNotReady, match="file/artifacts"):
+        await LocalStore(tmp_path / "file" / "artifacts", b"", url_ttl=1, retention=1, min_free_bytes=0).__aenter__()
 
 
 async def test_closed_store_says_so(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from belljar_server.artifacts import StoredArtifact, Upload
-from belljar_server.errors import NotFound, Overloaded, StoreFailed
+from belljar_server.errors import HostNotReady, NotFound, Overloaded, StoreFailed
 
 T = TypeVar("T")
 
@@ -55,13 +55,16 @@ class Disk:
         return f"Disk({str(self.directory)!r})"
 
     async def prepare(self) -> None:
-        """Makes the directory and removes what dead servers left half-written. Raises StoreFailed."""
+        """Makes the directory and removes what dead servers left half-written. Raises HostNotReady."""
 
         def prepare() -> None:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sweep(self.directory)
 
-        await self.run(prepare)
+        try:
+            await self.run(prepare)
+        except StoreFailed as error:
+            raise HostNotReady(f"the artifact directory {self.directory}: {error.__cause__}") from error
 
     async def begin_as(self, artifact_id: str, name: str, content_type: str) -> Upload:
         """Opens a new artifact under an id from `new_id`."""
@@ -340,7 +343,8 @@ def _sweep(directory: Path) -> None:
         is_half = _ID.fullmatch(file.name) and not file.with_suffix(_ENTRY).exists()
         if file.suffix != _PART and not is_half:
             continue
-        with suppress(FileNotFoundError):
+        # On a read-only disk the server starts, says so in `check`, and recovers by itself.
+        with suppress(OSError):
             fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 # The entry may have come since; a rename happens under the lock.

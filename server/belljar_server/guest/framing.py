@@ -4,14 +4,14 @@ Copied into every image, so it imports nothing of ours. Workers in other languag
 
 Both connections are stream sockets. Between host and agent (fd 0 of the agent):
 
-    host -> agent   PREPARE, (FILE DATA*)*, JOB, then KILL at any time
-    agent -> host   READY; STARTED; RESULT*, REPORT?; EXIT; (ARTIFACT DATA* ARTIFACT_END)*, END
+    host -> agent   (WAKE | PING)*, PREPARE, (FILE DATA*)*, JOB, then KILL at any time
+    agent -> host   READY; (READY | PONG)*; STARTED; RESULT*, REPORT?; EXIT; (ARTIFACT DATA* ARTIFACT_END)*, END
                     (FAULT instead of any of these: the agent itself failed; nothing follows)
 
 Between agent and worker (fd 3 of the worker):
 
-    agent -> worker JOB
-    worker -> agent READY; then RESULT*, REPORT, and the worker exits
+    agent -> worker WAKE*, JOB
+    worker -> agent READY, and once more for each WAKE; then RESULT*, REPORT, and the worker exits
 
 A worker's frames are untrusted once user code runs: agent and host believe nothing in them but that user code sent them.
 """
@@ -25,6 +25,9 @@ MAX_TRUSTED_PAYLOAD = 1 << 30
 """Largest payload in the other direction; code and inputs travel as one frame."""
 
 READY = b"y"  # {"version": "3.13.5"}: warmed up and waiting
+WAKE = b"w"  # {}: you are a copy restored from a snapshot; make yourself unique, touch what a job touches, say READY
+PING = b"h"  # {}: are you there
+PONG = b"o"  # {}: yes
 PREPARE = b"l"  # {"disk_bytes", "processes", "open_files", "artifact_count", "artifact_bytes"}
 FILE = b"f"  # {"root": "home" | "code", "path": "a/b.txt", "size": n}
 DATA = b"d"  # bytes of the FILE or ARTIFACT before it

@@ -6,7 +6,7 @@ Everything above this package sees these types only. `sandbox.RunscSandbox` is t
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,11 +28,11 @@ class Stop(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """A file to place in HOME before the code starts; `chunks` give exactly `size` bytes in pieces of at most 1 MiB."""
+    """A file to place in HOME before the code starts. `open` gives its `size` bytes, again each time it is called."""
 
     path: str
     size: int
-    chunks: AsyncIterator[bytes]
+    open: Callable[[], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,16 @@ class Group:
         else:
             write(directory / "cpu.cfs_quota_us", str(quota or -1))
 
+    def weigh(self, *, background: bool) -> None:
+        """Less CPU than others while it only gets ready in the background; its fair share else."""
+        if "cpu" not in self._by_controller:
+            return
+        directory, version = self._by_controller["cpu"]
+        if version == 2:
+            write_if_there(directory / "cpu.weight", "10" if background else "100")
+        else:
+            write_if_there(directory / "cpu.shares", "102" if background else "1024")
+
     def limit_tasks(self, count: int) -> None:
         """Host tasks, only as a backstop far above what the sandbox's own limit allows: hitting it kills the sandbox."""
         if "pids" in self._by_controller:

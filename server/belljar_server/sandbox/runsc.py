@@ -26,20 +26,31 @@ class Runsc:
     """Where runsc keeps its state files."""
     platform: str
 
-    def run(self, sandbox_id: str, bundle: Path) -> list[str]:
-        """Command line that boots a sandbox and stays until its end."""
+    @property
+    def flags(self) -> list[str]:
+        """What every call has in common; a snapshot is bound to it."""
         return [
-            str(self.binary),
-            f"--root={self.root}",
             f"--platform={self.platform}",
             "--network=none",
             "--ignore-cgroups",
             "--directfs=false",  # the sentry runs as nobody, without capabilities
             "--overlay2=none",
-            "run",
-            f"--bundle={bundle}",
-            sandbox_id,
         ]
+
+    def run(self, sandbox_id: str, bundle: Path) -> list[str]:
+        """Command line that boots a sandbox and stays until its end."""
+        return [*self._base(), "run", f"--bundle={bundle}", sandbox_id]
+
+    def restore(self, sandbox_id: str, bundle: Path, image: Path) -> list[str]:
+        """Command line that restores a sandbox from a snapshot and stays until its end."""
+        return [*self._base(), "restore", f"--image-path={image}", f"--bundle={bundle}", sandbox_id]
+
+    def checkpoint(self, sandbox_id: str, image: Path) -> list[str]:
+        """Command line that writes a snapshot of a running sandbox, and ends it."""
+        return [*self._base(), "checkpoint", f"--image-path={image}", sandbox_id]
+
+    def _base(self) -> list[str]:
+        return [str(self.binary), f"--root={self.root}", *self.flags]
 
     def forget(self, sandbox_id: str) -> None:
         """Removes what runsc leaves in its state directory; runsc itself would take 100 ms for it."""

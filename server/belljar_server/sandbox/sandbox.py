@@ -15,14 +15,15 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from belljar_server.errors import SandboxFailed
 from belljar_server.guest import framing
 from belljar_server.models import Limits, Stream
-from belljar_server.sandbox import Ending, Job, Listener, Stop
+from belljar_server.sandbox import Ending, Job, JobFile, Listener, Stop
 from belljar_server.sandbox.cgroup import Group, Tree
 from belljar_server.sandbox.channel import Channel, ChannelClosed, parse
 from belljar_server.sandbox.output import OutputPump
@@ -31,6 +32,8 @@ from belljar_server.sandbox.spec import Environment
 
 KILL_GRACE = 0.25
 """Seconds that the agent has to end user code and say so, before the whole sandbox is killed."""
+HEARTBEAT_TIMEOUT = 5.0
+"""Seconds in which a waiting sandbox must answer."""
 WATCH_INTERVAL = 0.1
 """Seconds between two looks at the kernel's counters while user code runs."""
 HOST_TASKS_PER_GUEST_TASK = 4
@@ -41,13 +44,31 @@ START_MESSAGE_BYTES = 4096
 """So much of what a sandbox that does not start writes to stderr is kept for the log."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How sandboxes of one environment come to be: booted, or restored from a snapshot."""
+
+    environment: Environment
+    runsc: Runsc
+    bundle: Path
+    timeout: float
+    snapshot: Path | None = None
+
+    def argv(self, sandbox_id: str) -> list[str]:
+        """The command line of runsc."""
+        if self.snapshot:
+            return self.runsc.restore(sandbox_id, self.bundle, self.snapshot)
+        return self.runsc.run(sandbox_id, self.bundle)
+
+
 class RunscSandbox:
     """One sandbox. Mutable state: why it was stopped, what it reported so far, whether it is destroyed."""
 
-    warm = False
-
     def __init__(self, runsc: Runsc, group: Group, main_file: str) -> None:
         self.id = group.name
+        self.warm = False
+        self.nonce = ""
+        """Random bits that user code's own random sources gave after a restore; no two sandboxes have the same."""
         self._runsc = runsc
         self._group = group
         self._main_file = main_file
@@ -71,39 +92,61 @@ class RunscSandbox:
         return f"<RunscSandbox {self.id} {state}>"
 
     @classmethod
-    async def boot(
-        cls, environment: Environment, bundle: Path, runsc: Runsc, launcher: Launcher, tree: Tree, start_timeout: float
-    ) -> RunscSandbox:
+    async def start(cls, start: Start, launcher: Launcher, tree: Tree, *, background: bool = False) -> RunscSandbox:
         """Starts a sandbox and waits until its worker is warm. Raises SandboxFailed; then nothing is left of it."""
         try:
             group = tree.create(secrets.token_hex(8))
         except OSError as error:
             raise SandboxFailed(f"cgroup {error.filename}: {error.strerror}") from error
-        sandbox = cls(runsc, group, environment.runtime.main_file)
+        sandbox = cls(start.runsc, group, start.environment.runtime.main_file)
         try:
-            async with asyncio.timeout(start_timeout):
-                await sandbox._start(launcher, bundle)
+            group.weigh(background=background)
+            async with asyncio.timeout(start.timeout):
+                await sandbox._begin(start, launcher)
         except TimeoutError:
             await sandbox.destroy()
-            raise SandboxFailed(f"the sandbox did not start within {start_timeout:g} s") from None
+            raise SandboxFailed(f"the sandbox did not start within {start.timeout:g} s") from None
         except BaseException:
             await asyncio.shield(sandbox.destroy())
             raise
         return sandbox
 
-    async def _start(self, launcher: Launcher, bundle: Path) -> None:
+    async def _begin(self, start: Start, launcher: Launcher) -> None:
         stdio = (self._theirs.fileno(), self._pumps[0].write_fd, self._pumps[1].write_fd)
-        argv = self._runsc.run(self.id, bundle)
-        self._process = await launcher.start(self.id, argv, self._group.procs_files, stdio)
+        self._process = await launcher.start(self.id, start.argv(self.id), self._group.procs_files, stdio)
         self._theirs.close()
         for pump in self._pumps:
             pump.start()
         try:
+            if start.snapshot:
+                await self._channel.send_json(framing.WAKE, {})
             kind, payload = await self._channel.receive()
         except ChannelClosed as error:
             raise SandboxFailed(await self._why_not_started(error)) from error
         if kind != framing.READY:
             raise SandboxFailed(f"the agent failed: {payload[:START_MESSAGE_BYTES]!r}")
+        self.warm = start.snapshot is not None
+        self.nonce = str(parse(payload).get("nonce", ""))
+
+    async def is_alive(self) -> bool:
+        """Whether a waiting sandbox still answers."""
+        try:
+            async with asyncio.timeout(HEARTBEAT_TIMEOUT):
+                await self._channel.send_json(framing.PING, {})
+                kind, _ = await self._channel.receive()
+        except (ChannelClosed, TimeoutError):
+            return False
+        return kind == framing.PONG
+
+    async def ended(self) -> None:
+        """Returns when runsc has ended, for whatever reason."""
+        if self._process:
+            with contextlib.suppress(SandboxFailed):
+                await self._process.wait()
+
+    def foreground(self) -> None:
+        """Somebody waits for it now."""
+        self._group.weigh(background=False)
 
     async def _why_not_started(self, error: ChannelClosed) -> str:
         status = "still running"
@@ -176,8 +219,7 @@ class RunscSandbox:
                 await self._channel.send(framing.DATA, source.content[start : start + framing.MAX_PAYLOAD])
         for file in job.files:
             await self._send_header("home", file.path, file.size)
-            async for chunk in file.chunks:
-                await self._channel.send(framing.DATA, chunk)
+            await self._send_content(file)
         work = {
             "code": job.code,
             "inputs": job.inputs_json,
@@ -186,6 +228,14 @@ class RunscSandbox:
             "main_file": self._main_file,
         }
         await self._channel.send_json(framing.JOB, work)
+
+    async def _send_content(self, file: JobFile) -> None:
+        left = file.size
+        async for chunk in file.open():
+            left -= len(chunk)
+            await self._channel.send(framing.DATA, chunk)
+        if left:
+            raise SandboxFailed(f"the content of {file.path!r} has {-left:+} bytes compared to its size")
 
     async def _send_header(self, root: str, path: str, size: int) -> None:
         await self._channel.send_json(framing.FILE, {"root": root, "path": path, "size": size})
@@ -359,25 +409,18 @@ def _decode_name(name: object) -> bytes:
 
 
 class ColdSource:
-    """Boots a sandbox for each job. A pool in front of it would keep some waiting. State: none but the bundles on disk."""
+    """Boots a sandbox for each job. State: how many exist."""
 
-    def __init__(
-        self, runsc: Runsc, launcher: Launcher, tree: Tree, bundles: dict[str, Path], *, start_timeout: float
-    ) -> None:
-        self._runsc = runsc
+    def __init__(self, starts: Mapping[str, Start], launcher: Launcher, tree: Tree) -> None:
+        self._starts = starts
         self._launcher = launcher
         self._tree = tree
-        self._bundles = bundles
-        self._start_timeout = start_timeout
         self.live = 0
 
     @contextlib.asynccontextmanager
     async def acquire(self, environment: Environment) -> AsyncIterator[RunscSandbox]:
         """A fresh sandbox that is destroyed at the end of the scope. Raises SandboxFailed."""
-        bundle = self._bundles[environment.runtime.name]
-        sandbox = await RunscSandbox.boot(
-            environment, bundle, self._runsc, self._launcher, self._tree, self._start_timeout
-        )
+        sandbox = await RunscSandbox.start(self._starts[environment.runtime.name], self._launcher, self._tree)
         self.live += 1
         try:
             yield sandbox

@@ -35,8 +35,8 @@ class Environment:
     """Exact version of the language in the image."""
 
 
-def oci_spec(environment: Environment) -> dict[str, Any]:
-    """The content of config.json."""
+def oci_spec(environment: Environment, *, warm: bool = False) -> dict[str, Any]:
+    """The content of config.json. With `warm` the worker loads and exercises all it can before it says READY."""
     env = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": "/home/user",
@@ -44,6 +44,7 @@ def oci_spec(environment: Environment) -> dict[str, Any]:
         "TZ": "UTC",
         "USER": "user",
         **dict(environment.runtime.worker_env),
+        **({"BELLJAR_WARM": "1"} if warm else {}),
     }
     capabilities = list(AGENT_CAPABILITIES)
     return {

@@ -16,8 +16,11 @@ from belljar_server import runtimes
 from belljar_server.config import Settings
 from belljar_server.errors import HostNotReady
 from belljar_server.setup import images, runsc, trial
+from belljar_server.setup.cache import fingerprint
 from belljar_server.setup.commands import Say
 
+TRIED = "tried"
+"""File in data_dir that says with which runsc and images set-up has run sandboxes."""
 MACHINES = ("x86_64", "aarch64")
 NEEDED_BYTES = 2 << 30
 """Free space that a set-up from nothing needs: what is fetched, unpacked and built, at its largest."""
@@ -37,21 +40,25 @@ def prepare(settings: Settings, say: Say) -> bool:
             binary = runsc.find_or_install(settings, scratch, say)
             say(f"runsc: {binary.version} at {binary.path}, from {binary.origin}")
             images.build_missing(settings.data_dir, list(loaded.values()), scratch, say)
-        say("sandboxes: trying one of each runtime")
-        for name, seconds in trial.start_each(settings, binary.path, list(loaded.values())).items():
-            say(f"sandboxes: {name} started in {seconds * 1000:.0f} ms")
+        say("sandboxes: running the smallest program of each runtime")
+        for name, seconds in trial.run_each(settings, binary.path, list(loaded.values())).items():
+            say(f"sandboxes: {name} in {seconds * 1000:.0f} ms")
+        (settings.data_dir / TRIED).write_text(_what_is_there(settings, list(loaded.values())))
     return True
 
 
 def is_ready(settings: Settings, loaded: list[runtimes.Runtime]) -> bool:
-    """Whether runsc and all images are there and current."""
+    """Whether runsc and all images are there and current, and sandboxes have run with just these."""
     try:
-        runsc.find(settings)
-        for runtime in loaded:
-            images.find(settings.data_dir, runtime)
-    except HostNotReady:
+        return (settings.data_dir / TRIED).read_text() == _what_is_there(settings, loaded)
+    except (HostNotReady, OSError):
         return False
-    return True
+
+
+def _what_is_there(settings: Settings, loaded: list[runtimes.Runtime]) -> str:
+    binary = runsc.look(settings)
+    digests = [images.find(settings.data_dir, runtime).digest for runtime in loaded]
+    return fingerprint([str(binary.path), binary.version, settings.sandbox.platform, digests])
 
 
 def check_machine() -> None:

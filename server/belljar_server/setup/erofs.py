@@ -40,7 +40,7 @@ def _sealed(mode: int) -> int:
 
 
 def tree_hash(root: Path) -> str:
-    """SHA-256 over paths, kinds, modes, link targets and contents of a sealed tree, in hex; owners and times are not in."""
+    """SHA-256 over paths, kinds, modes, link targets and contents of a sealed tree, in hex; not owners, not times."""
     digest = hashlib.sha256()
     for folder, names, files in os.walk(root):
         names.sort()

@@ -122,6 +122,7 @@ def build_missing(data_dir: Path, runtimes: list[Runtime], scratch: Path, say: S
 def _build(data_dir: Path, users: list[Runtime], cache: Cache, scratch: Path, say: Say) -> Path:
     started = time.monotonic()
     recipe = users[0].image
+    made_from = key(recipe)  # before the build: files that change during it make the image stale
     say(f"image {recipe.name}: building")
     root = scratch / recipe.name
     _fill(root, recipe, cache, scratch, say)
@@ -130,11 +131,10 @@ def _build(data_dir: Path, users: list[Runtime], cache: Cache, scratch: Path, sa
     fresh = scratch / f"{recipe.name}.erofs"
     digest = erofs.make(root, fresh)
     shutil.rmtree(root)
-    manifest = Manifest(
-        key(recipe), f"sha256:{digest}", f"{recipe.name}-{digest[:16]}.erofs", versions, int(time.time())
-    )
+    file = f"{recipe.name}-{digest[:16]}.erofs"
+    manifest = Manifest(made_from, f"sha256:{digest}", file, versions, int(time.time()))
     _publish(data_dir / "images", recipe.name, fresh, manifest)
-    path = data_dir / "images" / manifest.file
+    path = data_dir / "images" / file
     contents = ", ".join(f"{Path(program).name} {version}" for program, version in versions.items() if version)
     size = path.stat().st_size / (1 << 20)
     took = time.monotonic() - started

@@ -138,17 +138,24 @@ def install(target: Path, packages: list[Locked], tarball: Callable[[Tarball], P
     """Unpacks the packages of a lock below `target`; `tarball` gives the checked file of each. Raises HostNotReady."""
     for package in packages:
         with tarfile.open(tarball(package.tarball), "r:gz") as archive:
-            try:
-                archive.extractall(target / package.place, members=_below_first_folder(archive), filter="data")
-            except tarfile.TarError as error:
-                raise HostNotReady(f"{package.tarball.name}@{package.tarball.version}: {error}") from error
+            for member in archive:
+                if member.isreg():
+                    _extract(archive, member, target / package.place, package.tarball)
 
 
-def _below_first_folder(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """A tarball has everything below one folder, usually `package`, whose name says nothing; npm strips it too."""
-    members = []
-    for member in archive:
-        _, _, path = member.name.partition("/")
-        if path and (member.isreg() or member.isdir()):
-            members.append(member.replace(name=path, deep=False))
-    return members
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, tarball: Tarball) -> None:
+    """Writes one file below the folder; links and devices have no business in a package and never get here.
+
+    Everything in a tarball stands below one folder, usually `package`, whose name says nothing.
+    """
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+        raise HostNotReady(f"{tarball.name}@{tarball.version} has a file outside of the package: {member.name!r}")
+    place = folder.joinpath(*path.parts[1:])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    source = archive.extractfile(member)
+    if source is None:
+        raise HostNotReady(f"{tarball.name}@{tarball.version} is damaged at {member.name!r}")
+    with source, place.open("wb") as opened:
+        shutil.copyfileobj(source, opened, 1 << 20)
+    place.chmod(0o755 if member.mode & 0o111 else 0o644)

@@ -63,7 +63,23 @@ UNWANTED = (
     "var/lib/dpkg",
     "var/log/*",
 )
-MOUNT_POINTS = ("proc", "sys", "dev", "dev/shm", "tmp", "run", "home/user", "code", "deps")
+FOLDERS = (
+    "code",
+    "deps",
+    "dev/shm",
+    "home/user",
+    "mnt",
+    "opt",
+    "proc",
+    "run",
+    "srv",
+    "sys",
+    "tmp",
+    "usr/local/bin",
+    "usr/local/lib",
+    "var/tmp",
+)
+"""Mount points of the sandbox, and what the base-files package makes in its script."""
 FILES = {
     "etc/passwd": (
         "root:x:0:0:root:/root:/bin/bash\n"
@@ -86,7 +102,7 @@ def packages(extra: Iterable[str]) -> list[str]:
 
 def inputs(extra: Iterable[str]) -> list[object]:
     """Everything that decides what `make_tarball` makes, beside this module's code, as plain data."""
-    return [SUITE, packages(extra), UNWANTED, MOUNT_POINTS, FILES]
+    return [SUITE, packages(extra), UNWANTED, FOLDERS, FILES]
 
 
 def make_tarball(target: Path, extra: Iterable[str], scratch: Path, say: Say) -> None:
@@ -123,9 +139,10 @@ def finish(root: Path) -> None:
         for path in sorted(root.glob(pattern)):
             remove(path)
     remove(root / "dev")
-    for name in MOUNT_POINTS:
+    for name in FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
-    (root / "tmp").chmod(0o1777)
+    for name in ("tmp", "var/tmp"):
+        (root / name).chmod(0o1777)
     for name, text in FILES.items():
         path = root / name
         path.unlink(missing_ok=True)

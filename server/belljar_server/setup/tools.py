@@ -37,7 +37,7 @@ def go(scratch: Path, say: Say) -> Tool:
     on_path = shutil.which("go")
     if on_path:
         version = run([on_path, "version"], timeout=60)
-        match = re.search(r"\bgo(\d+)\.(\d+)", version)
+        match = re.search(r"\bgo(\d+)\.(\d+)\S*", version)
         if match and (int(match[1]), int(match[2])) >= GO_NEEDED:
             return Tool((on_path,), {}, f"{match[0]} on PATH")
         say(f"go on PATH is {match[0] if match else version.strip()}, {_dotted(GO_NEEDED)} or later is needed")

@@ -1,4 +1,4 @@
-"""Starting real sandboxes to see whether this host can: exactly as the service does, one of each runtime."""
+"""Running the smallest program of each runtime in a real sandbox, as the service does: can this host?"""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from belljar_server.config import Settings
 from belljar_server.errors import HostNotReady, SandboxFailed
 from belljar_server.runtimes import Runtime
 from belljar_server.sandbox import instance
+from belljar_server.sandbox.probe import probe
 from belljar_server.sandbox.runsc import Launcher, Runsc
-from belljar_server.sandbox.sandbox import ColdSource, write_bundle
+from belljar_server.sandbox.sandbox import ColdSource, Start, write_bundle
 from belljar_server.sandbox.spec import Environment, oci_spec
 from belljar_server.setup import images
 
 
-def start_each(settings: Settings, binary: Path, loaded: list[Runtime]) -> dict[str, float]:
-    """Seconds that a sandbox of each runtime takes to start and be ready for a request. Raises HostNotReady."""
+def run_each(settings: Settings, binary: Path, loaded: list[Runtime]) -> dict[str, float]:
+    """Seconds that the smallest run of each runtime takes, start and end of its sandbox included. Raises HostNotReady."""
     try:
-        return asyncio.run(_start_each(settings, binary, loaded))
+        return asyncio.run(_run_each(settings, binary, loaded))
     except SandboxFailed as error:
         raise HostNotReady(f"this host cannot start sandboxes: {error}") from error
 
 
-async def _start_each(settings: Settings, binary: Path, loaded: list[Runtime]) -> dict[str, float]:
+async def _run_each(settings: Settings, binary: Path, loaded: list[Runtime]) -> dict[str, float]:
     seconds = {}
     async with contextlib.AsyncExitStack() as stack:
         here = instance.claim(settings.runtime_dir, settings.sandbox.cgroup_parent)
         stack.push_async_callback(here.close)
         launcher = await stack.enter_async_context(Launcher())
-        environments = [_environment(settings, runtime) for runtime in loaded]
-        bundles = {e.runtime.name: write_bundle(here.bundle(e.runtime.name), oci_spec(e)) for e in environments}
         runsc = Runsc(binary, here.runsc_root, settings.sandbox.platform)
-        source = ColdSource(runsc, launcher, here.tree, bundles, start_timeout=settings.execution.start_timeout)
-        for environment in environments:
+        for runtime in loaded:
+            environment = _environment(settings, runtime)
+            bundle = write_bundle(here.bundle(runtime.name), oci_spec(environment))
+            start = Start(environment, runsc, bundle, settings.execution.start_timeout)
+            source = ColdSource({runtime.name: start}, launcher, here.tree)
             started = time.monotonic()
-            async with source.acquire(environment):
-                seconds[environment.runtime.name] = time.monotonic() - started
+            await probe(source, environment, settings.limits.default.as_limits())
+            seconds[runtime.name] = time.monotonic() - started
     return seconds
 
 

@@ -121,13 +121,13 @@ const compileMain = (source, path, file, typescript, choose) => {
     (swc || found.strict ? "'use strict';" : '') +
     (found.main && !found.main.exported ? `${names.offerMain}(() => main);` : '');
   const wrapped = [{ at: 0, remove: 0, insert: prefix }];
-  compiled.set(path, { file, text, locate: chain(undo(code, wrapped), locate) });
+  compiled.set(path, { file, text, locate: chain(undo(code, wrapped), locate), imports: found.imports });
   return {
     code: `${prefix}${code}\n})`,
     found,
     own,
     variables,
-    imports: found.imports.filter((name) => code.includes(`require(${JSON.stringify(name)})`)),
+    imports: found.imports.map(({ value }) => value).filter((name) => code.includes(`require(${JSON.stringify(name)})`)),
   };
 };
 
@@ -156,12 +156,12 @@ const compileFile = (source, path, file) => {
   const plain = !typescript && !/\b(?:import|export|await)\b/.test(text);
   const found = plain ? null : survey(text, file, typescript);
   if (plain || (!typescript && !found.module && !found.awaits && found.dynamicImports.length + found.metas.length === 0)) {
-    compiled.set(path, { file, text, locate: (place) => place });
+    compiled.set(path, { file, text, locate: (place) => place, imports: [] });
     return { format: 'commonjs', source: text };
   }
   const module = found.awaits ? { type: 'es6' } : { type: 'commonjs', importInterop: 'swc', exportInteropAnnotation: true };
   const { code, map } = runSwc(text, file, typescript, module);
-  compiled.set(path, { file, text, locate: throughMap(map) });
+  compiled.set(path, { file, text, locate: throughMap(map), imports: found.imports });
   return { format: found.awaits ? 'module' : 'commonjs', source: code };
 };
 
@@ -174,7 +174,16 @@ const locateIn = (path, line, column) => {
   return { file: known.file, line: place[0] + 1, column: characterColumn(known.text, place[0], place[1]) };
 };
 
+/** Where the module `name` is imported, in the first source that does so. */
+const locateImport = (name) => {
+  for (const { file, text, imports } of compiled.values()) {
+    const { line, column } = imports.find(({ value }) => value === name)?.loc.start ?? {};
+    if (line) return { file, line, column: characterColumn(text, line - 1, column) };
+  }
+  return { file: '', line: 0, column: 0 };
+};
+
 /** Forgets the sources of a warm-up. */
 const forget = () => compiled.clear();
 
-module.exports = { compileFile, compileMain, compiledPaths: () => [...compiled.keys()], forget, locateIn };
+module.exports = { compileFile, compileMain, compiledPaths: () => [...compiled.keys()], forget, locateImport, locateIn };

@@ -8,7 +8,7 @@
 
 const { emitExit, nextTurn, parseJson, reallyExit, runCode, settle, userExitCode, user } = require('host');
 const { sendOutcome } = require('./channel.js');
-const { asBadSource, describe } = require('./failure.js');
+const { asBadSource, describe, isOurs } = require('./failure.js');
 const { compileMain, forget } = require('./compile.js');
 const { EntryNotFound, bindByName, checkVariables, chooseStyle, takesArgs } = require('./entry.js');
 const { NotSerializable, serialize } = require('./json.js');
@@ -22,6 +22,7 @@ class Execution {
   #left = false;
   #mainPlace = {};
   #waitsFor = 'the script';
+  #endsWithExpression = false;
 
   constructor(job, path, typescript) {
     this.job = job;
@@ -71,6 +72,7 @@ class Execution {
       ...unit.variables.map((name) => inputs[name]),
     ];
     const end = await settled(Reflect.apply(body, scope.names.module.exports, values));
+    this.#endsWithExpression = style === 'script' && unit.found.returns.length === 0;
     if (style === 'script') return end;
 
     const found = main.exported ? scope.names.module.exports?.main : this.#getMain(scope);
@@ -102,7 +104,7 @@ class Execution {
   /** Ends with an error, unless it has ended already. */
   fail(thrown) {
     const error = describe(thrown, this.#mainPlace);
-    if (thrown instanceof NotSerializable && error.hint === '' && this.#waitsFor === 'the script') {
+    if (isOurs(thrown, NotSerializable) && error.hint === '' && this.#endsWithExpression) {
       error.hint = 'The value of the last expression is the result; end the script with null when it has none.';
     }
     this.#end({ pieces: [], report: { ok: false, error }, code: 1 });

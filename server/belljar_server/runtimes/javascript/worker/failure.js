@@ -1,12 +1,13 @@
 'use strict';
+const process_env_debug = true;
 
 /**
  * What went wrong, as the error of a report: the user's own places and frames, nothing of ours. Lives in the worker's own
  * realm. What user code throws is hostile: reading it may run its code, which may throw again or print.
  */
 
-const { byteLengthOf, inspect, types, workerFolder } = require('host');
-const { compiledPaths, locateIn } = require('./compile.js');
+const { byteLengthOf, importerPath, inspect, types, workerFolder } = require('host');
+const { compiledPaths, locateImport, locateIn } = require('./compile.js');
 const { EntryNotFound } = require('./entry.js');
 const { NotSerializable } = require('./json.js');
 const { BadSource } = require('./source.js');
@@ -60,12 +61,15 @@ const causesOf = (thrown) => {
   return causes;
 };
 
+/** Without the paths that Node adds to "Cannot find module": files of ours among them. */
+const tidy = (message) => message.replace(/\nRequire stack:(?:\n- .*)*|(?<=^.*Cannot find .*) imported from .*/, '');
+
 const headlineOf = (thrown) => {
   if (!isError(thrown)) {
     const shown = attempt(() => inspect(thrown, { depth: 2, customInspect: false, maxStringLength: LONGEST_MESSAGE }), '');
     return `Uncaught ${typeof shown === 'string' && shown !== '' ? shown : typeof thrown}`;
   }
-  const message = readText(thrown, 'message').replace(/\nRequire stack:\n[^]*$/, '');
+  const message = tidy(readText(thrown, 'message'));
   const name = readText(thrown, 'name') || 'Error';
   return message === '' ? name : `${name}: ${message}`;
 };
@@ -73,12 +77,14 @@ const headlineOf = (thrown) => {
 /** The stack with its frames in the user's places: `at main (main.ts:3:9)`. */
 const formatStack = (headline, frames) => {
   const lines = [];
-  for (const frame of frames) {
+  // By index: this array is of the other realm, where user code may have replaced its iterator.
+  for (let index = 0; index < frames.length; index += 1) {
+    const frame = frames[index];
     const file = frame.file ?? '';
-    if (file.startsWith('node:') || file.startsWith(workerFolder)) continue;
+    if (process_env_debug) lines.push(frame.text); if (file.startsWith('node:') || file.startsWith(workerFolder) || file === importerPath) continue;
     lines.push(`    at ${relocate(frame.text)}`);
   }
-  return lines.length === 0 ? headline : `${headline}\n${lines.join('\n')}`;
+  return [tidy(headline), ...lines].join('\n');
 };
 
 /** Replaces every `path:line:column` of a known file in a frame, also those of the code that called eval. */
@@ -104,18 +110,22 @@ const placeIn = (stack) => {
     const place = /(?:^ {4}at (?:async )?|\()([^()]*):(\d+):(\d+)\)?$/.exec(line);
     if (place && files.includes(place[1])) return { file: place[1], line: Number(place[2]), column: Number(place[3]) };
   }
-  return { file: '', line: 0, column: 0 };
+  return null;
+};
+
+/** The module that could not be found, '' when that is not what happened. */
+const missingModule = (error) => {
+  const code = isObject(error) ? readText(error, 'code') : '';
+  if (code !== 'MODULE_NOT_FOUND' && code !== 'ERR_MODULE_NOT_FOUND') return '';
+  return /^Cannot find (?:module|package) '([^']+)'/.exec(readText(error, 'message'))?.[1] ?? '';
 };
 
 const hintFor = (causes) => {
   for (const cause of causes) {
+    const name = missingModule(cause);
+    if (/^[./]/.test(name)) return 'Other sources must be in files; paths are relative to the importing file.';
+    if (name !== '') return `Declare ${name} in dependencies.`;
     const code = isObject(cause) ? readText(cause, 'code') : '';
-    const message = isObject(cause) ? readText(cause, 'message') : '';
-    if (code === 'MODULE_NOT_FOUND' || code === 'ERR_MODULE_NOT_FOUND') {
-      const name = /^Cannot find (?:module|package) '([^']+)'/.exec(message)?.[1] ?? '';
-      if (name.startsWith('.') || name.startsWith('/')) return 'Other sources must be in files; paths are relative to the importing file.';
-      return `Declare ${name || 'it'} in dependencies.`;
-    }
     if (NETWORK_CODES.has(code)) return 'The sandbox has no network.';
     if (code === 'EROFS' || code === 'EACCES') return 'Files can be written below /home/user and /tmp.';
   }
@@ -137,7 +147,12 @@ const NOWHERE = { traceback: '', file: '', line: 0, column: 0, hint: '', errno: 
 const describeThrown = (thrown) => {
   const causes = causesOf(thrown);
   const stacks = causes.map((cause) => (isObject(cause) ? readText(cause, 'stack') : '') || headlineOf(cause));
-  const place = placeIn(stacks[0]);
+  let place = placeIn(stacks[0]);
+  if (!place) {
+    // What swc makes of an import has no place of its own.
+    place = locateImport(missingModule(thrown));
+    stacks[0] = stacks[0].replace(`(${place.file})`, `(${place.file}:${place.line}:${place.column})`);
+  }
   const traceback = stacks.map((stack) => clip(stack, LONGEST_TRACEBACK)).join('\nCaused by: ');
   return {
     ...NOWHERE,
@@ -150,18 +165,21 @@ const describeThrown = (thrown) => {
   };
 };
 
+/** instanceof asks the prototypes of what was thrown, which a Proxy may answer. */
+const isOurs = (thrown, kind) => attempt(() => thrown instanceof kind, false);
+
 /** The `error` of a report for whatever was thrown while user code was compiled, called or its result written. */
 const describe = (thrown, main) => {
-  const own = (isObject(thrown) && badSources.get(thrown)) || thrown;
+  const badSource = isObject(thrown) ? badSources.get(thrown) : undefined;
   let error;
-  if (own instanceof BadSource) {
-    const { message, file, line, column } = own;
+  if (badSource || isOurs(thrown, BadSource)) {
+    const { message, file, line, column } = badSource ?? thrown;
     const place = line > 0 ? `${file}:${line}:${column}\n` : '';
     error = { ...NOWHERE, kind: 'SYNTAX_ERROR', message, traceback: `${place}${message}`, file, line, column };
-  } else if (own instanceof EntryNotFound) {
-    error = { ...NOWHERE, ...main, kind: 'ENTRY_NOT_FOUND', message: own.message, hint: own.hint };
-  } else if (own instanceof NotSerializable) {
-    error = { ...NOWHERE, kind: 'RESULT_NOT_SERIALIZABLE', message: own.message, hint: own.hint };
+  } else if (isOurs(thrown, EntryNotFound)) {
+    error = { ...NOWHERE, ...main, kind: 'ENTRY_NOT_FOUND', message: thrown.message, hint: thrown.hint };
+  } else if (isOurs(thrown, NotSerializable)) {
+    error = { ...NOWHERE, kind: 'RESULT_NOT_SERIALIZABLE', message: thrown.message, hint: thrown.hint };
   } else {
     error = attempt(() => describeThrown(thrown), { ...NOWHERE, kind: 'EXCEPTION', message: 'an exception that cannot be read' });
   }
@@ -186,4 +204,4 @@ const asBadSource = (error, path) => {
 
 const rememberBadSource = (error, badSource) => badSources.set(error, badSource);
 
-module.exports = { asBadSource, describe, formatStack, rememberBadSource };
+module.exports = { asBadSource, describe, formatStack, isOurs, rememberBadSource };

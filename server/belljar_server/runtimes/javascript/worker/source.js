@@ -252,7 +252,7 @@ const survey = (text, file, typescript) => {
     callsMain: found.callsMain,
     main: findMain(program.body),
     declared: declaredNames(program.body),
-    imports: program.body.filter((node) => node.type === 'ImportDeclaration').map((node) => node.source.value),
+    imports: program.body.filter((node) => node.type === 'ImportDeclaration').map((node) => node.source),
     last: lastExpression(program, text),
   };
 };

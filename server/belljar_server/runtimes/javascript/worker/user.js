@@ -183,8 +183,10 @@ const BASE_ENVIRONMENT = new Set(['PATH', 'HOME', 'LANG', 'TZ']);
 /** Tells of an exception that user code does not handle itself, of an event loop that ran dry, and of process.exit. */
 exports.watch = ({ failed, starved, exited }) => {
   const { listenerCount } = process;
-  process.on('uncaughtException', (error) => {
-    if (apply(listenerCount, process, ['uncaughtException']) === 1) failed(error);
+  process.addUncaughtExceptionCaptureCallback((error) => {
+    if (apply(listenerCount, process, ['uncaughtException']) > 0) return false;
+    failed(error);
+    return true;
   });
   process.on('beforeExit', () => starved());
   process.reallyExit = (code) => exited(code || 0);

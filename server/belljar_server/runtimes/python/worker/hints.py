@@ -1,0 +1,143 @@
+"""What to do about an error, for the few cases where there is something true to say."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import keyword
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+__builtins__ = vars(builtins).copy()  # user code may replace builtins; functions below keep these
+
+_name_of_type = type.__dict__["__name__"].__get__
+_module_of_type = type.__dict__["__module__"].__get__
+_mro_of_type = type.__dict__["__mro__"].__get__
+
+LISTABLE = frozenset(
+    "generator range map filter zip enumerate reversed dict_keys dict_values dict_items deque array islice chain"
+    " list_iterator tuple_iterator set_iterator dict_keyiterator dict_valueiterator dict_itemiterator".split()
+)
+BY_TYPE = {
+    "datetime.date": "Return its text: value.isoformat().",
+    "datetime.time": "Return its text: value.isoformat().",
+    "datetime.timedelta": "Return a number: value.total_seconds().",
+    "decimal.Decimal": "Return str(value), or float(value) where digits may be lost.",
+    "fractions.Fraction": "Return str(value) or float(value).",
+    "uuid.UUID": "Return str(value).",
+    "pathlib.PurePath": "Return str(value).",
+    "builtins.set": "Return a list: sorted(value) or list(value).",
+    "builtins.frozenset": "Return a list: sorted(value) or list(value).",
+    "builtins.bytes": "Return text: value.decode(), or base64.b64encode(value).decode().",
+    "builtins.bytearray": "Return text: value.decode(), or base64.b64encode(value).decode().",
+    "builtins.complex": "Return [value.real, value.imag].",
+    "builtins.coroutine": "Await it.",
+    "builtins.async_generator": "Return a list: [item async for item in value].",
+    "builtins.function": "Call it.",
+    "builtins.method": "Call it.",
+    "builtins.mappingproxy": "Return dict(value).",
+    "collections.ChainMap": "Return dict(value).",
+    "collections.UserDict": "Return dict(value).",
+    "numpy.generic": "Return value.item().",
+    "numpy.ndarray": "Return value.tolist().",
+    "pandas.DataFrame": 'Return value.to_dict("records").',
+    "pandas.Series": "Return value.tolist() or value.to_dict().",
+    "pandas.Index": "Return value.tolist().",
+    "enum.Enum": "Return value.value or value.name.",
+    "pydantic.BaseModel": 'Return value.model_dump(mode="json").',
+    "builtins.BaseException": "Return str(value), or raise it.",
+}
+GENERAL = "Return dicts, lists, strings, numbers, booleans and None."
+NO_NETWORK = "The sandbox has no network: pass what the code needs as inputs or input files."
+OTHER_LANGUAGES = {"true": "True", "false": "False", "null": "None", "none": "None", "undefined": "None", "nil": "None"}
+FIRST_WORD = re.compile(r"\s*([^\W\d]\w*)")
+KEYWORDS = {word.lower(): word for word in keyword.kwlist}
+
+
+def type_name(kind: type) -> str:
+    """The name of a class, whatever its metaclass says."""
+    return str(_name_of_type(kind))
+
+
+def full_names(kind: type) -> Iterable[str]:
+    """The class and those it is made from as `package.name`, the first part of the module only."""
+    for base in _mro_of_type(kind):
+        try:
+            module = str(_module_of_type(base))
+        except AttributeError:
+            continue
+        yield f"{module.partition('.')[0]}.{_name_of_type(base)}"
+
+
+def for_value(value: object) -> str:
+    """How to return what JSON cannot carry."""
+    kind = type(value)
+    name = type_name(kind)
+    if name in LISTABLE:
+        return "Return list(value)."
+    for full_name in full_names(kind):
+        if full_name in BY_TYPE:
+            return BY_TYPE[full_name]
+        if full_name != "builtins.object" and any("__dataclass_fields__" in vars(base) for base in _mro_of_type(kind)):
+            return "Return dataclasses.asdict(value)."
+    return GENERAL
+
+
+def for_syntax(line: str) -> str:
+    """For a line that does not parse: a keyword in the wrong case at its start, as in `Return x`."""
+    match = FIRST_WORD.match(line)
+    word = match[1] if match else ""
+    right = KEYWORDS.get(word.lower(), word)
+    return f"Python tells upper case from lower: did you mean {right}?" if right != word else ""
+
+
+def for_exception(error: BaseException, linked: list[BaseException], inputs: dict[str, object], known: Iterable[str]) -> str:
+    """For an exception, those it came from, the inputs by name, and the names that the code has defined."""
+    if isinstance(error, ModuleNotFoundError):
+        return _for_missing_module(error.name)
+    if isinstance(error, NameError):
+        return _for_missing_name(error.name, inputs, known)
+    if isinstance(error, EOFError) and "reading a line" in _first_argument(error):
+        return "Nobody is at the keyboard: inputs come as parameters of main, or as variables of a script."
+    if any(_is_network(one) for one in linked):
+        return NO_NETWORK
+    if isinstance(error, FileNotFoundError):
+        path = error.filename
+        if type(path) is str and path and not path.startswith("/"):
+            return "Relative paths start at /home/user, where input files are."
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES) and type(error.filename) is str:
+        return "Code can write below /home/user and /tmp only."
+    return ""
+
+
+def _for_missing_module(name: object) -> str:
+    top = name.partition(".")[0] if type(name) is str else ""
+    if not top or top in sys.stdlib_module_names:
+        return ""
+    return f"{top[:100]} is not installed in this runtime: declare it in dependencies, or send it as one of the files."
+
+
+def _for_missing_name(name: object, inputs: dict[str, object], known: Iterable[str]) -> str:
+    if type(name) is not str:
+        return ""
+    if name in inputs:
+        return f"{name[:100]} is an input: make it a parameter of main, or take def main(args) and use args[{name[:100]!r}]."
+    if name in OTHER_LANGUAGES:
+        return f"In Python it is {OTHER_LANGUAGES[name]}."
+    lower = name.lower()
+    candidates = [*keyword.kwlist, *known, *inputs, *vars(builtins)]
+    right = next((c for c in candidates if type(c) is str and c != name and c.lower() == lower), "")
+    return f"Python tells upper case from lower: did you mean {right[:100]}?" if right else ""
+
+
+def _is_network(error: BaseException) -> bool:
+    if not isinstance(error, OSError):
+        return False
+    return type_name(type(error)) == "gaierror" or error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
+
+
+def _first_argument(error: Any) -> str:
+    argument = error.args[0] if error.args else ""
+    return argument if type(argument) is str else ""

@@ -1,0 +1,57 @@
+"""What is done before anybody knows the code: imports, so that a snapshot has them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+
+from program import Source
+from run import Job, run
+
+USUAL = (
+    "abc argparse array asyncio base64 binascii bisect calendar cmath collections.abc colorsys concurrent.futures"
+    " configparser contextlib copy csv ctypes dataclasses datetime decimal difflib email.message email.utils enum"
+    " fractions functools getpass glob gzip hashlib heapq hmac html html.parser http.client http.cookies inspect io"
+    " ipaddress itertools json locale logging math mimetypes numbers operator os.path pathlib pickle platform pprint"
+    " queue random re secrets shlex shutil signal socket sqlite3 ssl stat statistics string struct subprocess tempfile"
+    " textwrap threading time traceback types typing unicodedata urllib.error urllib.parse urllib.request uuid warnings"
+    " weakref xml.etree.ElementTree zipfile zlib zoneinfo"
+).split()
+"""What code nodes import, and what these import in turn."""
+
+
+def import_usual() -> None:
+    """Imports the modules above; leaves out what this Python does not have."""
+    for name in USUAL:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+REHEARSED = (
+    ("detect", "def main(args):\n    return {'sum': sum(args['numbers']), 'text': f'{args}'}\n"),
+    ("main_named", "import re\ndef main(numbers: list):\n    return re.sub('a', 'b', str(numbers))\n"),
+    ("detect", "total = sum(numbers)\nif total:\n    return total\n"),
+    ("detect", "[number / 0 for number in numbers]"),
+)
+
+
+def rehearse() -> None:
+    """Runs small programs on the way that the job will take."""
+    for entry, text in REHEARSED:
+        run(Job(Source("/rehearsal/main.py", text), "/rehearsal/", entry, {"numbers": [1, 2.5]}), lambda: None)
+
+
+def reseed() -> None:
+    """Makes this process unlike the others that were restored from the same snapshot. Raises OSError: then nothing may run."""
+    seed = os.urandom(32)
+    modules = sys.modules
+    if "random" in modules:
+        modules["random"].seed(seed)
+    if "ssl" in modules:
+        modules["ssl"].RAND_add(os.urandom(32), 32.0)
+    if "tempfile" in modules:
+        modules["tempfile"]._name_sequence = None  # type: ignore[attr-defined]
+    if "uuid" in modules:
+        modules["uuid"]._node = None  # type: ignore[attr-defined]

@@ -1,0 +1,193 @@
+"""The Python worker: warms up, waits for one JOB on fd 3, runs it, answers, and ends. `runtimes/__init__.py` is its contract.
+
+Everything that is needed after user code has run is referred to before: user code may change any module, and does not owe us
+its cooperation. Whatever it does, this process ends by `os._exit`, without a look at atexit, threads or destructors.
+"""
+
+from __future__ import annotations
+
+import builtins
+import fcntl
+import gc
+import importlib
+import os
+import signal
+import site
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+OPTIONS = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+"""Other folders than the image's, for tests."""
+HOME = OPTIONS.get("--home", "/home/user")
+CODE = OPTIONS.get("--code", "/code") + "/"
+GUEST = OPTIONS.get("--guest", os.path.join(os.path.dirname(HERE), "guest"))
+
+sys.path[:0] = [HERE, GUEST]
+
+import framing  # noqa: E402
+import jsonvalue  # noqa: E402
+import warm  # noqa: E402
+from output import Streams  # noqa: E402
+from program import Source  # noqa: E402
+from run import Ending, Failed, Gave, Job, Left, run  # noqa: E402
+
+del sys.path[:2]
+for _name in ("entry", "framing", "hints", "jsonvalue", "output", "program", "report", "run", "warm"):
+    del sys.modules[_name]  # user code may have modules of these names
+
+__builtins__ = vars(builtins).copy()  # user code may replace builtins; functions below keep these
+
+CHANNEL = 3
+HIDDEN_CHANNEL = 512
+"""The channel moves here, out of the way of code that closes all that it did not open."""
+MAX_REPORT = 256 * 1024
+
+exit_now = os._exit
+write = os.write
+getpid = os.getpid
+settrace = sys.settrace
+setprofile = sys.setprofile
+set_switch_interval = sys.setswitchinterval
+set_recursion_limit = sys.setrecursionlimit
+gc_disable = gc.disable
+set_timer = signal.setitimer
+valid_signals = signal.valid_signals
+get_handler = signal.getsignal
+set_handler = signal.signal
+
+
+class Channel:
+    """The socket to the agent. Its state is where that is; user code can have closed it."""
+
+    def __init__(self) -> None:
+        try:
+            self._fd = fcntl.fcntl(CHANNEL, fcntl.F_DUPFD_CLOEXEC, HIDDEN_CHANNEL)
+        except OSError:  # so many files may not be open
+            self._fd = fcntl.fcntl(CHANNEL, fcntl.F_DUPFD_CLOEXEC, CHANNEL)
+        os.close(CHANNEL)
+        self._identity = self._look()
+
+    def receive(self) -> tuple[bytes, bytes]:
+        """The next frame. Raises EOFError when the agent has gone."""
+        unpacker = framing.Unpacker(framing.MAX_TRUSTED_PAYLOAD)
+        while True:
+            data = os.read(self._fd, 1 << 20)
+            if not data:
+                raise EOFError
+            for kind, payload in unpacker.feed(data):
+                return kind, payload
+
+    def send(self, kind: bytes, payload: bytes) -> None:
+        """Sends a frame. Raises OSError."""
+        if self._look() != self._identity:
+            raise OSError("the channel is closed")
+        view = memoryview(framing.pack(kind, payload))
+        while view:
+            view = view[write(self._fd, view) :]
+
+    def _look(self, fstat: Callable[[int], os.stat_result] = os.fstat) -> tuple[int, int]:
+        info = fstat(self._fd)
+        return info.st_dev, info.st_ino
+
+
+def main() -> NoReturn:
+    """Serves one job."""
+    channel = Channel()
+    streams = Streams()
+    streams.install()
+    prepare(warm_up=bool(os.environ.pop("BELLJAR_WARM", "")))
+    version = "{}.{}.{}".format(*sys.version_info)
+    channel.send(framing.READY, jsonvalue.encode(jsonvalue.dumps({"version": version})))
+    kind, payload = channel.receive()
+    if kind != framing.JOB:
+        raise framing.BrokenFrame(f"expected a job, not {kind!r}")
+    worker_pid = getpid()
+    ending = run(accept(jsonvalue.loads(payload.decode())), silence)
+    del payload
+    finish(ending, channel if getpid() == worker_pid else None, streams)
+
+
+def prepare(*, warm_up: bool) -> None:
+    """Makes this look like the Python that users know, and does once what a job will do."""
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
+    sys.dont_write_bytecode = True
+    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+    jsonvalue.allow_digits(0)  # inputs can be integers of any size, so code may also print them
+    if warm_up:
+        warm.import_usual()
+    for _ in range(5 if warm_up else 1):
+        warm.rehearse()
+    sys.modules.pop("main", None)
+
+
+def accept(message: dict[str, Any]) -> Job:
+    """Enters the environment of the job."""
+    os.chdir(HOME)
+    os.environ.update(message["env"])
+    if "TZ" in message["env"]:
+        time.tzset()
+    packages = [path for path in site.getsitepackages() if os.path.isdir(path)]
+    # What code writes to its own folder can be imported, but does not replace what others import.
+    sys.path[:] = [CODE.rstrip("/"), *sys.path, *packages, HOME]
+    sys.argv = [CODE + message["main_file"]]
+    importlib.invalidate_caches()
+    warm.reseed()
+    source = Source(CODE + message["main_file"], message["code"].removeprefix("\ufeff"))
+    return Job(source, CODE, message["entry"], jsonvalue.loads(message["inputs"]))
+
+
+def silence() -> None:
+    """User code is over: nothing that it has installed runs from here on."""
+    settrace(None)
+    setprofile(None)
+    set_switch_interval(0.005)
+    set_recursion_limit(3000)
+    gc_disable()
+    set_timer(signal.ITIMER_REAL, 0)
+    for number in valid_signals():
+        if callable(get_handler(number)):
+            set_handler(number, signal.SIG_IGN)
+
+
+def finish(ending: Ending, channel: Channel | None, streams: Streams) -> NoReturn:
+    """Reports and ends the process. Without a channel it is a child that user code has forked: it only ends."""
+    status = 1
+    try:
+        status = _finish(ending, channel, streams)
+    finally:
+        exit_now(status)
+
+
+def _finish(ending: Ending, channel: Channel | None, streams: Streams) -> int:
+    last_words = ending.last_words if isinstance(ending, Left) else ""
+    if isinstance(ending, Failed) and channel is None:
+        last_words = str(ending.error["traceback"] or ending.error["message"])
+    streams.flush(last_words)
+    status = {Gave: 0, Failed: 1}.get(type(ending), getattr(ending, "status", 0))
+    if channel is None or (isinstance(ending, Left) and status != 0):
+        return status
+    if isinstance(ending, Gave):
+        for piece in jsonvalue.pieces(ending.text):
+            channel.send(framing.RESULT, piece)
+    channel.send(framing.REPORT, report_of(ending))
+    return status
+
+
+def report_of(ending: Ending) -> bytes:
+    """REPORT's payload; texts that grow too long by JSON's escapes are left out."""
+    if not isinstance(ending, Failed):
+        return b'{"ok":true}'
+    report = jsonvalue.encode(jsonvalue.dumps({"ok": False, "error": ending.error}))
+    if len(report) <= MAX_REPORT:
+        return report
+    short = ending.error | {"traceback": "", "message": str(ending.error["message"])[:1000]}
+    return jsonvalue.encode(jsonvalue.dumps({"ok": False, "error": short}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Sandboxes that wait: restored from a snapshot ahead of the executions that will use them.
+
+`pooling.py` decides, this module carries out. Taking a sandbox is a dictionary look-up and waits for nothing. Each environment has a
+task that keeps its pool as the plan wants it, in the background and with little CPU weight. When nobody waits, a sandbox is
+restored on demand, once more on another if that fails, and booted cold if that fails too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from belljar_server.config import Pool as PoolSettings
+from belljar_server.errors import SandboxFailed
+from belljar_server.metrics import Metrics
+from belljar_server.sandbox.cgroup import Tree
+from belljar_server.sandbox.pooling import Bounds, PoolState, Waiting
+from belljar_server.sandbox.runsc import Launcher
+from belljar_server.sandbox.sandbox import RunscSandbox, Start
+from belljar_server.sandbox.snapshot import Snapshot, Snapshots
+from belljar_server.sandbox.spec import Environment
+
+log = structlog.get_logger()
+
+WAITING_BYTES = 40 << 20
+"""What a waiting sandbox takes, for the memory budget (measured: bench/README.md)."""
+AT_ONCE = 2
+"""Restores of one pool under way at the same time."""
+HEARTBEAT_SECONDS = 10.0
+"""Seconds between two heartbeats of one pool; each asks the sandbox that was not asked for longest."""
+FAILURES_BEFORE_REBUILD = 3
+"""So many restores in a row fail before the snapshot itself is doubted."""
+NONCES_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """How sandboxes of one environment come to be: cold, or as copies of one that was warmed up."""
+
+    cold: Start
+    warm: Start
+
+
+class EnvironmentPool:
+    """The pool of one environment. Mutable state: the decisions' state, the waiting sandboxes, the snapshot."""
+
+    def __init__(self, name: str, starts: Starts, bounds: Bounds) -> None:
+        self.name = name
+        self.starts = starts
+        self.state = PoolState(bounds)
+        self.sandboxes: dict[str, RunscSandbox] = {}
+        self.snapshot: Snapshot | None = None
+        self.changed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        """What waits and what is under way."""
+        state = self.state
+        return f"<EnvironmentPool {self.name} waiting {len(state.waiting)} restoring {state.restoring} failures {state.failures}>"
+
+
+class PoolSource:
+    """Gives out waiting sandboxes. Mutable state: the pools, background tasks, nonces seen, how many sandboxes exist."""
+
+    def __init__(
+        self,
+        starts: Mapping[str, Starts],
+        snapshots: Snapshots,
+        launcher: Launcher,
+        tree: Tree,
+        settings: PoolSettings,
+        metrics: Metrics,
+    ) -> None:
+        bounds = Bounds(settings.min, settings.max, settings.max_age, AT_ONCE)
+        self.pools = {name: EnvironmentPool(name, each, bounds) for name, each in starts.items()}
+        self._snapshots = snapshots
+        self._launcher = launcher
+        self._tree = tree
+        self._settings = settings
+        self._metrics = metrics
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._nonces: deque[str] = deque(maxlen=NONCES_KEPT)
+        self._in_use = 0
+
+    @property
+    def live(self) -> int:
+        """Sandboxes that exist: those that wait and those that run."""
+        return self._in_use + sum(len(pool.sandboxes) for pool in self.pools.values())
+
+    async def __aenter__(self) -> PoolSource:
+        for pool in self.pools.values():
+            self._spawn(self._keep(pool))
+            self._spawn(self._beat(pool))
+        self._spawn(self._watch_memory())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for pool in self.pools.values():
+            await self._let_go(pool, tuple(pool.sandboxes))
+
+    @contextlib.asynccontextmanager
+    async def acquire(self, environment: Environment) -> AsyncIterator[RunscSandbox]:
+        """A fresh sandbox that is destroyed at the end of the scope. Raises SandboxFailed."""
+        pool = self.pools[environment.runtime.name]
+        sandbox = self._take(pool) or await self._make(pool)
+        self._in_use += 1
+        try:
+            yield sandbox
+        finally:
+            self._in_use -= 1
+            await sandbox.destroy()
+
+    def _take(self, pool: EnvironmentPool) -> RunscSandbox | None:
+        item = pool.state.take(time.monotonic())
+        pool.changed.set()
+        self._metrics.pool_requests.labels(pool.name, "hit" if item else "miss").inc()
+        if item is None:
+            return None
+        self._metrics.pool_age.labels(pool.name).observe(time.monotonic() - item.since)
+        sandbox = pool.sandboxes.pop(item.id)
+        sandbox.foreground()
+        return sandbox
+
+    async def _make(self, pool: EnvironmentPool) -> RunscSandbox:
+        """Nobody waits: restore one, or another one, else boot. Raises SandboxFailed."""
+        for _ in range(2):
+            if pool.snapshot is None or pool.state.failures >= FAILURES_BEFORE_REBUILD:
+                break
+            try:
+                return await self._restore(pool, background=False)
+            except SandboxFailed as error:
+                self._restore_failed(pool, error)
+        log.warning("starting cold", runtime=pool.name, has_snapshot=pool.snapshot is not None)
+        return await RunscSandbox.start(pool.starts.cold, self._launcher, self._tree)
+
+    async def _restore(self, pool: EnvironmentPool, *, background: bool) -> RunscSandbox:
+        """One sandbox from the snapshot, proven unique. Raises SandboxFailed."""
+        snapshot = pool.snapshot
+        if snapshot is None or not snapshot.is_unchanged():
+            pool.snapshot = None
+            pool.changed.set()
+            raise SandboxFailed(f"the snapshot of {pool.name} has changed on disk since it was verified")
+        began = time.monotonic()
+        start = replace(pool.starts.warm, snapshot=snapshot.directory)
+        sandbox = await RunscSandbox.start(start, self._launcher, self._tree, background=background)
+        if len(sandbox.nonce) < 32 or sandbox.nonce in self._nonces:
+            await sandbox.destroy()
+            raise SandboxFailed("a restored sandbox is not unique: its random state is that of another one")
+        self._nonces.append(sandbox.nonce)
+        self._metrics.restore_seconds.labels(pool.name).observe(time.monotonic() - began)
+        return sandbox
+
+    def _restore_failed(self, pool: EnvironmentPool, error: SandboxFailed) -> None:
+        self._metrics.restore_failures.labels(pool.name).inc()
+        log.error("restore failed", runtime=pool.name, error=str(error))
+
+    async def _keep(self, pool: EnvironmentPool) -> None:
+        """Has a snapshot and as many sandboxes waiting as the plan wants, until cancelled."""
+        while True:
+            now = time.monotonic()
+            if pool.snapshot is None or pool.state.failures >= FAILURES_BEFORE_REBUILD:
+                await self._get_snapshot(pool)
+            pool.changed.clear()
+            if pool.snapshot:
+                plan = pool.state.plan(now)
+                for _ in range(plan.start):
+                    self._spawn(self._add(pool))
+                await self._let_go(pool, plan.let_go)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pool.state.next_change(time.monotonic())):
+                    await pool.changed.wait()
+
+    async def _get_snapshot(self, pool: EnvironmentPool) -> None:
+        """Verifies the snapshot, or builds it anew; executions start cold meanwhile."""
+        doubted = pool.snapshot
+        pool.snapshot = None
+        try:
+            found = await asyncio.to_thread(self._snapshots.find, pool.starts.warm)
+            if found is None or (doubted and found.directory == doubted.directory):
+                log.warning("building a snapshot; executions start cold meanwhile", runtime=pool.name)
+                found = await self._snapshots.build(pool.starts.warm)
+            pool.snapshot = found
+            pool.state.failures = 0
+        except SandboxFailed as error:
+            log.error("snapshot cannot be built", runtime=pool.name, error=str(error))
+            pool.state.restoring += 1
+            pool.state.failed(time.monotonic())
+            self._restore_failed(pool, error)
+            await asyncio.sleep(max(0.0, pool.state.paused_until - time.monotonic()))
+
+    async def _add(self, pool: EnvironmentPool) -> None:
+        began = time.monotonic()
+        try:
+            sandbox = await self._restore(pool, background=True)
+        except SandboxFailed as error:
+            pool.state.failed(time.monotonic())
+            self._restore_failed(pool, error)
+        except BaseException:
+            pool.state.restoring -= 1
+            raise
+        else:
+            now = time.monotonic()
+            pool.sandboxes[sandbox.id] = sandbox
+            pool.state.restored(Waiting(sandbox.id, now), now - began)
+            self._spawn(self._notice_death(pool, sandbox))
+        pool.changed.set()
+
+    async def _notice_death(self, pool: EnvironmentPool, sandbox: RunscSandbox) -> None:
+        await sandbox.ended()
+        if pool.state.lost(sandbox.id):
+            log.warning("waiting sandbox died", runtime=pool.name, sandbox=sandbox.id)
+            await self._let_go(pool, (sandbox.id,))
+            pool.changed.set()
+
+    async def _let_go(self, pool: EnvironmentPool, ids: tuple[str, ...]) -> None:
+        gone = [pool.sandboxes.pop(each) for each in ids if each in pool.sandboxes]
+        await asyncio.gather(*(sandbox.destroy() for sandbox in gone))
+
+    async def _beat(self, pool: EnvironmentPool) -> None:
+        """Asks a waiting sandbox now and then whether it still answers; it cannot be taken while it is asked."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            if not pool.state.waiting:
+                continue
+            item = pool.state.waiting.popleft()
+            if await pool.sandboxes[item.id].is_alive():
+                pool.state.waiting.append(item)
+            else:
+                log.warning("waiting sandbox does not answer", runtime=pool.name, sandbox=item.id)
+                await self._let_go(pool, (item.id,))
+            pool.changed.set()
+
+    async def _watch_memory(self) -> None:
+        """Shares the memory budget out, and empties the pools when the host runs short."""
+        while True:
+            short = available_memory() < self._settings.min_available_bytes
+            room = self._settings.memory_bytes // WAITING_BYTES // max(1, len(self.pools))
+            for pool in self.pools.values():
+                if (short, room) != (pool.state.short_of_memory, pool.state.room):
+                    pool.state.short_of_memory, pool.state.room = short, room
+                    pool.changed.set()
+            if short:
+                log.warning("host is short of memory: pools are emptied")
+            await asyncio.sleep(1.0)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def available_memory() -> int:
+    """Bytes that the host can give without swapping (proc_meminfo(5), MemAvailable)."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 1 << 62

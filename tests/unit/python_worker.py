@@ -1,0 +1,114 @@
+"""Runs code in the Python worker as the agent would, without a sandbox: a process with fd 3, and folders of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from belljar_server.guest import framing
+from belljar_server.runtimes import python
+
+WORKER = Path(python.__file__).parent / "worker" / "worker.py"
+PYTHON = os.environ.get("WORKER_PYTHON", sys.executable)
+"""Another interpreter to test with, for example the version that the image has."""
+SECONDS = 60.0
+"""What a worker may take before a test fails."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How one execution ended."""
+
+    status: int
+    """Exit code, or minus the signal."""
+    result_json: str | None
+    error: dict[str, Any] | None
+    ok: bool
+    """REPORT said ok."""
+    stdout: str
+    stderr: str
+    home: Path
+
+    @property
+    def result(self) -> Any:
+        """The result as a value; fails with the error when there is none."""
+        assert self.error is None, self.error
+        assert self.result_json is not None, self
+        return json.loads(self.result_json)
+
+    @property
+    def failure(self) -> dict[str, Any]:
+        """The error; fails when there is none."""
+        assert self.error is not None, self
+        assert self.status == 1
+        assert self.result_json is None
+        return self.error
+
+
+class Worker:
+    """A worker that is warm and waits. Mutable state: the process, and the frames that have come."""
+
+    def __init__(self, folder: Path, environ: dict[str, str] | None = None) -> None:
+        self.home, self.code = folder / "home", folder / "code"
+        for path in (self.home, self.code):
+            path.mkdir()
+        self._out, self._err = folder / "stdout", folder / "stderr"
+        self.sock, theirs = socket.socketpair()
+        self.sock.settimeout(SECONDS)
+        self._unpacker = framing.Unpacker()
+        self.frames: list[tuple[bytes, bytes]] = []
+        options = ["--home", str(self.home), "--code", str(self.code), "--guest", str(Path(framing.__file__).parent)]
+        argv = [PYTHON, *python.RUNTIME.worker[1:-1], str(WORKER), *options]
+        writing = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        actions = [
+            (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(self._out), writing, 0o600),
+            (os.POSIX_SPAWN_OPEN, 2, str(self._err), writing, 0o600),
+        ]
+        clean = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8", "TZ": "UTC"}
+        self.pid = os.posix_spawn(PYTHON, argv, clean | (environ or {}), file_actions=actions)
+        theirs.close()
+
+    def frame(self) -> tuple[bytes, bytes] | None:
+        """The next frame; None at the end."""
+        while not self.frames:
+            data = self.sock.recv(1 << 20)
+            if not data:
+                return None
+            self.frames += self._unpacker.feed(data)
+        return self.frames.pop(0)
+
+    def send_job(self, code: str, inputs: str, entry: str, env: dict[str, str]) -> None:
+        """Hands over the job."""
+        job = {"code": code, "inputs": inputs, "entry": entry, "env": env, "main_file": "main.py"}
+        self.sock.sendall(framing.pack(framing.JOB, json.dumps(job).encode()))
+
+    def finish(self) -> Ran:
+        """Reads up to the report, as the agent does, and waits for the end."""
+        result: list[bytes] = []
+        report = None
+        while report is None and (frame := self.frame()):
+            kind, payload = frame
+            if kind == framing.RESULT:
+                result.append(payload)
+            if kind == framing.REPORT:
+                report = json.loads(payload)
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.pid = 0
+        report = report or {}
+        text = b"".join(result).decode() if result else None
+        out, err = self._out.read_text(), self._err.read_text()
+        return Ran(status, text, report.get("error"), report.get("ok") is True, out, err, self.home)
+
+    def close(self) -> None:
+        """Ends a worker that is still there."""
+        self.sock.close()
+        if self.pid:
+            os.kill(self.pid, 9)
+            os.waitpid(self.pid, 0)
