@@ -84,7 +84,11 @@ def running_server(*, ready: bool = True, **settings: str) -> Iterator[Server]:
     """Starts `belljar serve` on free ports with BELLJAR_… settings (without the prefix) and stops it in the end."""
     with tempfile.TemporaryDirectory(prefix="belljar-") as temporary:
         runtime_dir = Path(temporary) / "run"
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("BELLJAR_")}
+        environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("BELLJAR_") or name == "BELLJAR_DATA_DIR"
+        }
         chosen = {
             "GRPC__LISTEN": "127.0.0.1:0",
             "HTTP__LISTEN": "127.0.0.1:0",
