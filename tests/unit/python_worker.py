@@ -6,9 +6,13 @@ import json
 import os
 import socket
 import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from belljar_server.guest import framing
 from belljar_server.runtimes import python
@@ -106,9 +110,49 @@ class Worker:
         out, err = self._out.read_text(), self._err.read_text()
         return Ran(status, text, report.get("error"), report.get("ok") is True, out, err, self.home)
 
+    def wait_for_output(self, expected: str) -> None:
+        """Returns as soon as stdout is `expected`; fails when it does not become that."""
+        until = time.monotonic() + SECONDS
+        while (text := self._out.read_text()) != expected:
+            assert time.monotonic() < until, text
+            time.sleep(0.005)
+
     def close(self) -> None:
         """Ends a worker that is still there."""
         self.sock.close()
         if self.pid:
             os.kill(self.pid, 9)
             os.waitpid(self.pid, 0)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(name="run")
+def running_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs code in a fresh worker: `run(code, {"input": 1}, entry=…, files={path: text}, env={…})`."""
+    workers = []
+
+    def execute(code: str, inputs: dict[str, Any] | str = "{}", **options: Any) -> Ran:
+        worker = Worker(tmp_path_factory.mktemp("worker"), options.get("worker_env"))
+        workers.append(worker)
+        for path, text in options.get("files", {}).items():
+            target = worker.code / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+        assert worker.frame() is not None
+        text = inputs if isinstance(inputs, str) else json.dumps(inputs)
+        worker.send_job(code, text, options.get("entry", "detect"), options.get("env", {}))
+        return worker.finish()
+
+    yield execute
+    for worker in workers:
+        worker.close()
+
+
+@pytest.fixture(name="worker")
+def waiting_worker(tmp_path: Path) -> Iterator[Worker]:
+    """A worker whose frames a test reads itself."""
+    worker = Worker(tmp_path)
+    yield worker
+    worker.close()

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from belljar_server.guest import framing
-from tests.unit.python_worker import Ran, Worker
+from tests.unit.python_worker import Run, Worker, running_workers, waiting_worker
 
-Run = Callable[..., Ran]
+run = running_workers
+worker = waiting_worker
 
-
-@pytest.fixture
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Runs code in a fresh worker: `run(code, {"input": 1}, entry=…, files={path: text})`."""
-    workers = []
-
-    def execute(code: str, inputs: dict[str, Any] | str = "{}", **options: Any) -> Ran:
-        worker = Worker(tmp_path_factory.mktemp("worker"))
-        workers.append(worker)
-        for path, text in options.get("files", {}).items():
-            target = worker.code / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-        assert worker.frame() is not None
-        text = inputs if isinstance(inputs, str) else json.dumps(inputs)
-        worker.send_job(code, text, options.get("entry", "detect"), options.get("env", {}))
-        return worker.finish()
-
-    yield execute
-    for worker in workers:
-        worker.close()
-
-
-def test_ready_tells_the_exact_version(tmp_path: Path) -> None:
+def test_ready_tells_the_exact_version(worker: Worker) -> None:
     """The first frame comes before any job and names the interpreter's version."""
-    worker = Worker(tmp_path)
     frame = worker.frame()
-    worker.close()
     assert frame is not None
     kind, payload = frame
     assert kind == framing.READY
@@ -85,7 +59,11 @@ def test_ready_tells_the_exact_version(tmp_path: Path) -> None:
         ("import asyncio\nasync def f(): return 6\nasyncio.run(f())", {}, 6),
         ("import asyncio\nasync def f(): return 6\ndef main(args): return asyncio.run(f())", {}, 6),
         ("import asyncio\nasync def f(): return 6\ndef main(args): return f()", {}, 6),
-        ("import asyncio\nqueue = asyncio.Queue()\nawait queue.put(1)\nasync def main(args): return await queue.get()", {}, 1),
+        (
+            "import asyncio\nqueue = asyncio.Queue()\nawait queue.put(1)\nasync def main(args): return await queue.get()",
+            {},
+            1,
+        ),
         ("async def main(): return 8\nmain()", {}, 8),
         ("\ufeff1 + 1", {}, 2),
         ("x = 1\r\nif x:\r\n\treturn x\r\n", {}, 1),
@@ -114,18 +92,35 @@ def test_entry_overrides_detection(run: Run, entry: str, code: str, inputs: dict
 @pytest.mark.parametrize(
     ("entry", "code", "inputs", "message"),
     [
-        ("detect", "def main(a, b): pass", {"b": 1, "c": 2}, "main(a, b) does not fit the inputs: missing a; unexpected c"),
+        (
+            "detect",
+            "def main(a, b): pass",
+            {"b": 1, "c": 2},
+            "main(a, b) does not fit the inputs: missing a; unexpected c",
+        ),
         ("detect", "def main(): pass", {"a": 1}, "main() does not fit the inputs: unexpected a"),
         ("detect", "def main(a, /, b, *, c=1): 0", {}, "main(a, /, b, *, c=…) does not fit the inputs: missing a, b"),
-        ("main_named", "def main(args): pass", {"a": 1}, "main(args) does not fit the inputs: missing args; unexpected a"),
-        ("main_args", "def main(): pass", {}, "main() cannot take all inputs as one dict: too many positional arguments"),
+        (
+            "main_named",
+            "def main(args): pass",
+            {"a": 1},
+            "main(args) does not fit the inputs: missing args; unexpected a",
+        ),
+        (
+            "main_args",
+            "def main(): pass",
+            {},
+            "main() cannot take all inputs as one dict: too many positional arguments",
+        ),
         ("main_args", "x = 1", {}, "the code has no function main"),
         ("main_named", "main = 5", {}, "the code has no function main"),
         ("script", "1", {"a b": 1}, '"a b" cannot be a variable of a script'),
         ("script", "1", {"__builtins__": 1, "class": 2}, "__builtins__, class cannot be variables of a script"),
     ],
 )
-def test_inputs_that_do_not_fit_are_named(run: Run, entry: str, code: str, inputs: dict[str, Any], message: str) -> None:
+def test_inputs_that_do_not_fit_are_named(
+    run: Run, entry: str, code: str, inputs: dict[str, Any], message: str
+) -> None:
     """Missing and unexpected inputs are an error of their own, with what main takes."""
     failure = run(code, inputs, entry=entry).failure
     assert (failure["kind"], failure["message"]) == ("ENTRY_NOT_FOUND", message)
@@ -146,16 +141,31 @@ def test_a_guarded_call_does_not_run_main_twice(run: Run) -> None:
     [
         ("try:\n    return 1\nexcept BaseException:\n    return 2\nfinally:\n    x = 3", 1),
         ("import contextlib\nwith contextlib.suppress(BaseException):\n    return 1\nreturn 2", 1),
-        ("x = 1\ndef f():\n    global x\n    x += 1\nf()\nreturn [x, globals()['x'], locals() is globals()]", [2, 2, True]),
+        (
+            "x = 1\ndef f():\n    global x\n    x += 1\nf()\nreturn [x, globals()['x'], locals() is globals()]",
+            [2, 2, True],
+        ),
         ("exec('y = 5')\nreturn y", 5),
-        ("import os.path as p, json\nfrom math import pi as q\ndef f(): return p.basename('a/b') + json.dumps(1)\nreturn f()", "b1"),
+        (
+            "import os.path as p, json\nfrom math import pi as q\ndef f(): return p.basename('a/b') + json.dumps(1)\nreturn f()",
+            "b1",
+        ),
         ("if (n := 3) > 2:\n    pass\nv = [m := i for i in range(3)]\ndef f(): return n + m\nreturn f()", 5),
         ("x: int = 1\ny: 'str'\ndef f(): return x\nreturn f()", 1),
         ("for i, (a, *b) in [(1, (2, 3, 4))]:\n    pass\ndef f(): return [i, a, b]\nreturn f()", [1, 2, [3, 4]]),
-        ("match {'k': [1, 2]}:\n    case {'k': [first, *rest], **others}:\n        def f(): return [first, rest]\n        return f()", [1, [2]]),
-        ("try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    def f(): return str(e)\n    return f()", "division by zero"),
+        (
+            "match {'k': [1, 2]}:\n    case {'k': [first, *rest], **others}:\n        def f(): return [first, rest]\n        return f()",
+            [1, [2]],
+        ),
+        (
+            "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    def f(): return str(e)\n    return f()",
+            "division by zero",
+        ),
         ("x = 1\ndel x\nreturn 'x' in globals()", False),
-        ("class A:\n    class B: pass\nreturn [A.__qualname__, A.B.__qualname__, A.__module__]", ["A", "A.B", "__main__"]),
+        (
+            "class A:\n    class B: pass\nreturn [A.__qualname__, A.B.__qualname__, A.__module__]",
+            ["A", "A.B", "__main__"],
+        ),
         ("import pickle\nclass A: pass\nreturn type(pickle.loads(pickle.dumps(A()))) is A", True),
         ("return [f() for f in [lambda: i for i in range(3)]]", [2, 2, 2]),
         ("k = 2\nreturn {x: [x * k * y for y in range(2)] for x in 'ab'}", {"a": ["", "aa"], "b": ["", "bb"]}),
@@ -186,10 +196,20 @@ def test_places_below_a_top_level_return_are_the_users_own(run: Run) -> None:
     ("code", "line", "column", "message"),
     [
         ("x = = 1", 1, 5, "SyntaxError: invalid syntax"),
-        ("def f():\nreturn 1", 2, 1, "IndentationError: expected an indented block after function definition on line 1"),
+        (
+            "def f():\nreturn 1",
+            2,
+            1,
+            "IndentationError: expected an indented block after function definition on line 1",
+        ),
         ("'ä'; 'ö'; yield 1\nreturn 1", 1, 11, "SyntaxError: 'yield' outside function"),
         ("'ä'; break", 1, 6, "SyntaxError: 'break' outside loop"),
-        ("x = 1\nfrom os import *\nreturn 1", 2, 1, "SyntaxError: import * cannot be used together with a top-level return"),
+        (
+            "x = 1\nfrom os import *\nreturn 1",
+            2,
+            1,
+            "SyntaxError: import * cannot be used together with a top-level return",
+        ),
         ("class A:\n    return 1", 2, 5, "SyntaxError: 'return' outside function"),
         ("\ufeffx = = 1", 1, 5, "SyntaxError: invalid syntax"),
     ],
@@ -211,7 +231,12 @@ def test_code_that_no_compiler_takes_is_a_syntax_error(run: Run, code: str) -> N
 def test_a_syntax_error_in_another_file_names_that_file(run: Run) -> None:
     """The place of the error is in the imported file, shown as the request named it."""
     failure = run("import lib.broken", files={"lib/broken.py": "x = 1\ny = = 2\n"}).failure
-    assert (failure["kind"], failure["file"], failure["line"], failure["column"]) == ("SYNTAX_ERROR", "lib/broken.py", 2, 5)
+    assert (failure["kind"], failure["file"], failure["line"], failure["column"]) == (
+        "SYNTAX_ERROR",
+        "lib/broken.py",
+        2,
+        5,
+    )
 
 
 def test_a_keyword_in_the_wrong_case_gets_a_hint(run: Run) -> None:
@@ -283,7 +308,10 @@ def test_integers_of_any_size_and_key_order_survive_both_ways(run: Run) -> None:
     big = "9" * 10_000
     text = f'{{"z":{big},"a":9007199254740993,"m":-0.0}}'
     assert run("def main(args):\n    return args", text).result_json == text
-    assert run("import json\ndef main(args):\n    return json.dumps(args, separators=(',', ':'))", text).result_json == text
+    assert (
+        run("import json\ndef main(args):\n    return json.dumps(args, separators=(',', ':'))", text).result_json
+        == text
+    )
 
 
 def test_lone_surrogates_survive_both_ways(run: Run) -> None:

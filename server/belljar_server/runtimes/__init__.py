@@ -10,7 +10,11 @@ the framing of `guest/framing.py`. It warms up (imports what code nodes use, run
 and waits. It may live through a checkpoint there.
 
 JOB is `{"code": text, "inputs": JSON text, "entry": "detect" | "main_args" | "main_named" | "script", "env": {name: value},
-"main_file": "main.py"}`. The worker then changes to /home/user, sets the environment, makes the sources in /code importable
+"main_file": "main.py"}`. WAKE may come before it, when this worker is a copy restored from a snapshot: it then takes new randomness
+for everything that it has in common with other copies, rehearses once so that its pages are in, and says READY again with `nonces`:
+64 hex digits out of each of the language's own random generators. The host refuses a copy without any, or with one that it has seen.
+
+On JOB the worker changes to /home/user, sets the environment, makes the sources in /code importable
 (the request's `files` are there; the main file is not), runs the code as the proto's `Entry` describes, and answers:
 
 - the result as JSON text (UTF-8, valid, in RESULT frames of at most 1 MiB), then REPORT `{"ok": true}`; or
@@ -62,6 +66,8 @@ class ImageRecipe:
     """Files and folders of ours, and where in the image they go; owned by root, readable by all."""
     compile_python: tuple[str, ...] = ()
     """Folders in the image whose Python files are compiled beforehand."""
+    run_at_build: tuple[tuple[str, ...], ...] = ()
+    """Commands run inside the image when all else is in it, for what a program would otherwise do at its first start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ HEARTBEAT_SECONDS = 10.0
 FAILURES_BEFORE_REBUILD = 3
 """So many restores in a row fail before the snapshot itself is doubted."""
 NONCES_KEPT = 4096
+NONCE_DIGITS = 64
+"""Hex digits of each nonce that a restored worker draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +156,11 @@ class PoolSource:
         began = time.monotonic()
         start = replace(pool.starts.warm, snapshot=snapshot.directory)
         sandbox = await RunscSandbox.start(start, self._launcher, self._tree, background=background)
-        if len(sandbox.nonce) < 32 or sandbox.nonce in self._nonces:
+        nonces = sandbox.nonces
+        if not nonces or any(len(nonce) != NONCE_DIGITS or nonce in self._nonces for nonce in nonces):
             await sandbox.destroy()
             raise SandboxFailed("a restored sandbox is not unique: its random state is that of another one")
-        self._nonces.append(sandbox.nonce)
+        self._nonces.extend(nonces)
         self._metrics.restore_seconds.labels(pool.name).observe(time.monotonic() - began)
         return sandbox
 

@@ -67,8 +67,8 @@ class RunscSandbox:
     def __init__(self, runsc: Runsc, group: Group, main_file: str) -> None:
         self.id = group.name
         self.warm = False
-        self.nonce = ""
-        """Random bits that user code's own random sources gave after a restore; no two sandboxes have the same."""
+        self.nonces: tuple[str, ...] = ()
+        """What each of the language's random generators gave after a restore; no two sandboxes have one in common."""
         self._runsc = runsc
         self._group = group
         self._main_file = main_file
@@ -126,7 +126,8 @@ class RunscSandbox:
         if kind != framing.READY:
             raise SandboxFailed(f"the agent failed: {payload[:START_MESSAGE_BYTES]!r}")
         self.warm = start.snapshot is not None
-        self.nonce = str(parse(payload).get("nonce", ""))
+        nonces = parse(payload).get("nonces")
+        self.nonces = tuple(str(nonce) for nonce in nonces) if isinstance(nonces, list) else ()
 
     async def is_alive(self) -> bool:
         """Whether a waiting sandbox still answers."""

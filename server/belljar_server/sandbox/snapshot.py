@@ -13,7 +13,6 @@ import os
 import platform
 import secrets
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,16 +69,6 @@ def cpu_features() -> str:
     return json.dumps([platform.machine(), found], sort_keys=True)
 
 
-def runsc_identity(binary: Path) -> str:
-    """What tells one runsc from another: its version, and the file. Raises SandboxFailed."""
-    try:
-        info = binary.stat()
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True, timeout=10).stdout  # noqa: S603
-    except (OSError, subprocess.SubprocessError) as error:
-        raise SandboxFailed(f"runsc {binary}: {error}") from error
-    return json.dumps([said, info.st_size, info.st_mtime_ns])
-
-
 class Snapshots:
     """The snapshots of this host. Mutable state: none but the disk."""
 
@@ -95,7 +84,7 @@ class Snapshots:
             start.environment.digest,
             oci_spec(start.environment, warm=True),
             start.runsc.flags,
-            runsc_identity(start.runsc.binary),
+            start.runsc.identity(),
             cpu_features(),
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]

@@ -93,6 +93,7 @@ def key(recipe: ImageRecipe, guest: Path = GUEST) -> str:
             [asdict(package) for package in npm.read_lock(recipe.npm_project, machine)] if recipe.npm_project else [],
             copied,
             recipe.compile_python,
+            recipe.run_at_build,
         ]
     )
 
@@ -162,6 +163,8 @@ def _fill(root: Path, recipe: ImageRecipe, cache: Cache, scratch: Path, say: Say
     for source, target in (*recipe.copies, (GUEST, GUEST_TARGET)):
         _copy(source, root / target.lstrip("/"))
     rootfs.compile_python(root, [GUEST_TARGET, *recipe.compile_python])
+    for command in recipe.run_at_build:
+        rootfs.run_inside(root, list(command))
 
 
 def _publish(folder: Path, name: str, fresh: Path, manifest: Manifest) -> None:

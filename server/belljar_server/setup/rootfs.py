@@ -177,9 +177,9 @@ def version_inside(root: Path, program: str) -> str:
 
 
 def run_inside(root: Path, argv: list[str]) -> str:
-    """Runs a program of the image in it, with nothing of the host's environment. Raises HostNotReady."""
+    """Runs a program in the image, with its own /proc and nothing of the host's environment. Raises HostNotReady."""
     clean = ["env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "PYTHONHASHSEED=0", "HOME=/tmp"]
-    return run(["chroot", root, *clean, *argv])
+    return run(["unshare", "--mount", "--pid", "--fork", "--mount-proc", f"--root={root}", *clean, *argv])
 
 
 def remove(path: Path) -> None:

@@ -19,7 +19,7 @@ from belljar_server.setup import images
 
 
 def run_each(settings: Settings, binary: Path, loaded: list[Runtime]) -> dict[str, float]:
-    """Seconds that the smallest run of each runtime takes, start and end of its sandbox included. Raises HostNotReady."""
+    """Seconds that the smallest run of each runtime takes, from boot to clean-up. Raises HostNotReady."""
     try:
         return asyncio.run(_run_each(settings, binary, loaded))
     except SandboxFailed as error:

@@ -56,6 +56,7 @@ IMAGE = ImageRecipe(
     },
     npm_project=_HERE / "npm",
     copies=((_HERE / "worker", "/opt/belljar/node"),),
+    run_at_build=((_NODE, "/opt/belljar/node/unpack-swc.js"),),
 )
 
 

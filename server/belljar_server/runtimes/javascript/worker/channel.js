@@ -6,31 +6,40 @@ const { readBytes, writeBytes, bytesOf } = require('host');
 
 const FD = 3;
 const HEADER = 5;
-const KINDS = { ready: 0x79, job: 0x6a, result: 0x72, report: 0x70 };
+const KINDS = { ready: 0x79, wake: 0x77, job: 0x6a, result: 0x72, report: 0x70 };
 const PIECE = 256 * 1024;
 
-const sendBytes = (kind, bytes, length) => {
+const getters = Object.getOwnPropertyDescriptors(Object.getPrototypeOf(Uint8Array.prototype));
+const read = (array, name) => Reflect.apply(getters[name].get, array, []);
+
+/** The same bytes as an array of this realm: the prototype of a Buffer is within reach of user code. */
+const ours = (buffer) => new Uint8Array(read(buffer, 'buffer'), read(buffer, 'byteOffset'), read(buffer, 'length'));
+
+const sendBytes = (kind, buffer) => {
+  const bytes = ours(buffer);
   const header = new Uint8Array(HEADER);
   header[0] = kind;
-  new DataView(header.buffer).setUint32(1, length);
+  new DataView(header.buffer).setUint32(1, bytes.length);
   writeBytes(FD, header, 0, HEADER);
-  writeBytes(FD, bytes, 0, length);
+  writeBytes(FD, bytes, 0, bytes.length);
 };
 
-const sendText = (kind, text) => {
-  const bytes = bytesOf(text);
-  sendBytes(kind, bytes, bytes.byteLength);
-};
+const sendText = (kind, text) => sendBytes(kind, bytesOf(text));
 
 exports.sendReady = (versions) => sendText(KINDS.ready, JSON.stringify(versions));
 
-/** Waits for the job as its JSON text; null when the agent is gone. Blocking, so that it waits through a checkpoint. */
-exports.receiveJob = () => {
+/**
+ * Waits for a job, as its JSON text, or for the word that this is a copy, when `job` is null. Gives null when the agent is gone.
+ * Blocking, so that it waits through a checkpoint.
+ */
+exports.receive = () => {
   const header = readBytes(FD, HEADER);
   if (header === null) return null;
-  if (header[0] !== KINDS.job) throw new Error(`expected a job, got a frame of kind ${header[0]}`);
+  const kind = header[0];
+  if (kind !== KINDS.job && kind !== KINDS.wake) throw new Error(`expected a job, got a frame of kind ${kind}`);
   const payload = readBytes(FD, header.readUInt32BE(1));
-  return payload === null ? null : payload.toString('utf8');
+  if (payload === null) return null;
+  return { job: kind === KINDS.job ? payload.toString('utf8') : null };
 };
 
 /** Cuts well-formed text into pieces whose UTF-8 fits a frame, never inside a surrogate pair. */
@@ -47,6 +56,6 @@ exports.cut = (text) => {
 
 /** Sends the result, when there is one, and the report. */
 exports.sendOutcome = (pieces, report) => {
-  for (const piece of pieces) sendBytes(KINDS.result, piece, piece.byteLength);
+  for (const piece of pieces) sendBytes(KINDS.result, piece);
   sendText(KINDS.report, JSON.stringify(report));
 };

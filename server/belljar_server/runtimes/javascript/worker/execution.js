@@ -6,7 +6,7 @@
  * Its state is how the execution has ended, once it has: whatever comes first counts, and it is told once.
  */
 
-const { emitExit, nextTurn, parseJson, reallyExit, runCode, settle, userExitCode, user } = require('host');
+const { emitExit, exitCode, nextTurn, parseJson, reallyExit, runCode, settle, user } = require('host');
 const { sendOutcome } = require('./channel.js');
 const { asBadSource, describe, isOurs } = require('./failure.js');
 const { compileMain, forget } = require('./compile.js');
@@ -16,6 +16,16 @@ const { characterColumn, parametersOf } = require('./source.js');
 
 /** Waits for a value of user code; in a box, because a promise of ours would ask the value for its `then` again. */
 const settled = (value) => new Promise((resolve, reject) => settle(value, (result) => resolve({ result }), reject));
+
+/** What user code left in process.exitCode, as the system will see it. */
+const leftExitCode = () => {
+  try {
+    const code = exitCode();
+    return Number.isInteger(code) ? code & 0xff : 0;
+  } catch {
+    return 0;
+  }
+};
 
 class Execution {
   #outcome = null;
@@ -140,7 +150,7 @@ class Execution {
     } catch (thrown) {
       if (outcome.code === 0) this.#outcome = { pieces: [], report: { ok: false, error: describe(thrown, {}) }, code: 1 };
     }
-    this.exit(userExitCode());
+    this.exit(leftExitCode());
   }
 }
 

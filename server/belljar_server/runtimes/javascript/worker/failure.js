@@ -1,5 +1,4 @@
 'use strict';
-const process_env_debug = true;
 
 /**
  * What went wrong, as the error of a report: the user's own places and frames, nothing of ours. Lives in the worker's own
@@ -81,7 +80,7 @@ const formatStack = (headline, frames) => {
   for (let index = 0; index < frames.length; index += 1) {
     const frame = frames[index];
     const file = frame.file ?? '';
-    if (process_env_debug) lines.push(frame.text); if (file.startsWith('node:') || file.startsWith(workerFolder) || file === importerPath) continue;
+    if (file.startsWith('node:') || file.startsWith(workerFolder) || file === importerPath) continue;
     lines.push(`    at ${relocate(frame.text)}`);
   }
   return [tidy(headline), ...lines].join('\n');

@@ -6,10 +6,20 @@ const { Buffer } = require('node:buffer');
 const { readSync, writeSync } = require('node:fs');
 
 const allocate = Buffer.allocUnsafe;
-const bytesOf = Buffer.from;
+// Not Buffer.from, which asks prototypes that user code may have changed.
+const { encode } = TextEncoder.prototype;
+const encoder = new TextEncoder();
 const byteLengthOf = Buffer.byteLength;
 const wait = Atomics.wait;
+const { apply } = Reflect;
+const sizeGetter = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), 'byteLength').get;
 const nobody = new Int32Array(new SharedArrayBuffer(4));
+
+/** Bytes of a typed array, whatever its prototype says by now. */
+const sizeOf = (array) => apply(sizeGetter, array, []);
+
+/** A text as UTF-8. */
+const bytesOf = (text) => apply(encode, encoder, [text]);
 
 /** Calls again when the descriptor is not ready or a signal came in between. */
 const persist = (call, fd, buffer, offset, length) => {
@@ -24,19 +34,19 @@ const persist = (call, fd, buffer, offset, length) => {
 };
 
 /** Writes `length` bytes. Throws what the system says, EPIPE for example. */
-exports.writeBytes = (fd, buffer, offset, length) => {
+const writeBytes = (fd, buffer, offset, length) => {
   let done = 0;
   while (done < length) done += persist(writeSync, fd, buffer, offset + done, length - done);
 };
 
 /** Writes a text as UTF-8. */
-exports.writeText = (fd, text) => {
-  const buffer = bytesOf(text, 'utf8');
-  exports.writeBytes(fd, buffer, 0, buffer.byteLength);
+const writeText = (fd, text) => {
+  const buffer = bytesOf(text);
+  writeBytes(fd, buffer, 0, sizeOf(buffer));
 };
 
 /** The next `length` bytes, or null when the other end is gone. */
-exports.readBytes = (fd, length) => {
+const readBytes = (fd, length) => {
   const buffer = allocate(length);
   for (let done = 0; done < length; ) {
     const got = persist(readSync, fd, buffer, done, length - done);
@@ -46,5 +56,11 @@ exports.readBytes = (fd, length) => {
   return buffer;
 };
 
-exports.bytesOf = (text) => bytesOf(text, 'utf8');
-exports.byteLengthOf = (text) => byteLengthOf(text, 'utf8');
+module.exports = {
+  byteLengthOf: (text) => byteLengthOf(text, 'utf8'),
+  bytesOf,
+  readBytes,
+  sizeOf,
+  writeBytes,
+  writeText,
+};

@@ -85,38 +85,50 @@ class Writer {
   }
 
   #writeObject(value) {
+    const isArray = Array.isArray(value);
+    const isPlain = isArray || Object.getPrototypeOf(value) === userObjectPrototype;
+    if (!isPlain) this.#checkContent(value);
+    const toJSON = value.toJSON;
+    if (typeof toJSON === 'function') {
+      const key = this.#keys.length === 0 ? '' : `${this.#keys[this.#keys.length - 1]}`;
+      this.#enter(value);
+      this.#writeConverted(Reflect.apply(toJSON, value, [key]));
+      this.#parents.pop();
+      return;
+    }
+    if (!isPlain && types.isBoxedPrimitive(value) && !types.isSymbolObject(value)) return this.write(unbox(value));
+    if (!isPlain) this.#checkType(value);
+    this.#enter(value);
+    if (isArray) this.#writeArray(value);
+    else this.#writeProperties(value);
+    this.#parents.pop();
+  }
+
+  /** What toJSON gave is written as it is: its own toJSON is not asked, as JSON.stringify does it. */
+  #writeConverted(value) {
+    if (value === null || typeof value !== 'object') return this.write(value);
+    if (types.isBoxedPrimitive(value) && !types.isSymbolObject(value)) return this.write(unbox(value));
+    if (Array.isArray(value)) return this.#writeArray(value);
+    this.#checkContent(value);
+    this.#checkType(value);
+    return this.#writeProperties(value);
+  }
+
+  /** Refuses what has a toJSON that hides how little JSON can say about it. */
+  #checkContent(value) {
     if (types.isArrayBufferView(value) || types.isAnyArrayBuffer(value)) {
       this.#refuse(className(value), "Return Buffer.from(bytes).toString('base64'), or write it to a file.");
     }
     if (types.isDate(value) && Number.isNaN(Reflect.apply(Date.prototype.getTime, value, []))) {
       this.#refuse('an invalid Date', '');
     }
-    const toJSON = value.toJSON;
-    if (typeof toJSON === 'function') {
-      const key = this.#keys.length === 0 ? '' : `${this.#keys[this.#keys.length - 1]}`;
-      this.#descend(value, () => this.#writePlain(Reflect.apply(toJSON, value, [key])));
-      return;
-    }
-    if (types.isBoxedPrimitive(value) && !types.isSymbolObject(value)) return this.write(unbox(value));
-    if (!Array.isArray(value) && Object.getPrototypeOf(value) !== userObjectPrototype) this.#checkType(value);
-    this.#descend(value, () => (Array.isArray(value) ? this.#writeArray(value) : this.#writeProperties(value)));
-  }
-
-  /** What toJSON gave is written as it is: its own toJSON is not asked again, as JSON.stringify does it. */
-  #writePlain(value) {
-    if (value === null || typeof value !== 'object') return this.write(value);
-    if (types.isArrayBufferView(value) || types.isAnyArrayBuffer(value)) this.#refuse(className(value), '');
-    if (types.isBoxedPrimitive(value) && !types.isSymbolObject(value)) return this.write(unbox(value));
-    if (Array.isArray(value)) return this.#writeArray(value);
-    this.#checkType(value);
-    return this.#writeProperties(value);
   }
 
   #checkType(value) {
     for (const [is, name, hint] of REFUSED) if (is(value)) this.#refuse(name, hint);
   }
 
-  #descend(value, write) {
+  #enter(value) {
     const parent = this.#parents.indexOf(value);
     if (parent >= 0) {
       throw new NotSerializable(`${pathOf(this.#keys)} refers back to ${pathOf(this.#keys.slice(0, parent))}`, '');
@@ -125,8 +137,6 @@ class Writer {
       throw new NotSerializable(`the result is nested deeper than ${DEEPEST} levels`, '');
     }
     this.#parents.push(value);
-    write();
-    this.#parents.pop();
   }
 
   #writeArray(value) {

@@ -8,7 +8,7 @@
  */
 
 const { Writable } = require('node:stream');
-const { writeBytes, writeText } = require('./io.js');
+const { sizeOf, writeBytes, writeText } = require('./io.js');
 
 class Log extends Writable {
   constructor(fd) {
@@ -21,9 +21,11 @@ class Log extends Writable {
 
   _write(chunk, encoding, done) {
     try {
-      if (typeof chunk !== 'string') writeBytes(this.fd, chunk, 0, chunk.byteLength);
-      else if (encoding === 'utf8' || encoding === 'utf-8') writeText(this.fd, chunk);
-      else writeBytes(this.fd, Buffer.from(chunk, encoding), 0, Buffer.byteLength(chunk, encoding));
+      if (typeof chunk === 'string' && (encoding === 'utf8' || encoding === 'utf-8')) writeText(this.fd, chunk);
+      else {
+        const bytes = typeof chunk === 'string' ? Buffer.from(chunk, encoding) : chunk;
+        writeBytes(this.fd, bytes, 0, sizeOf(bytes));
+      }
     } catch (error) {
       // Nobody reads any more, or user code closed the descriptor: printing is no reason to fail.
       if (error.code !== 'EPIPE' && error.code !== 'EBADF') return done(error);

@@ -18,6 +18,7 @@ const util = require('node:util');
 const io = require('./io.js');
 const logs = require('./logs.js');
 const realm = require('./realm.js');
+const unique = require('./unique.js');
 const user = require('./user.js');
 
 const [, , language, home = '/home/user', code = '/code', modules = '/opt/belljar/npm/node_modules'] = process.argv;
@@ -33,6 +34,7 @@ const reallyExit = process.reallyExit.bind(process);
 const later = setImmediate;
 const parseJson = JSON.parse;
 
+/** What the worker's own realm may use of this one. */
 const host = {
   __proto__: null,
   ...io,
@@ -43,7 +45,7 @@ const host = {
   workerFolder: `${__dirname}${path.sep}`,
   importerPath: user.importerPath(code),
   /** The call that the JavaScript of @swc/core makes; the second argument says that `text` is no syntax tree. */
-  transform: (text, options) => loadSwc().transformSync(text, false, io.bytesOf(options)),
+  transform: (text, options) => loadSwc().transformSync(text, false, Buffer.from(options)),
   readSourceMap: (map) => {
     const sourceMap = new SourceMap(parseJson(map));
     return (line, column) => sourceMap.findEntry(line, column);
@@ -56,13 +58,13 @@ const host = {
   emitExit: (exitCode) => {
     if (apply(listenerCount, process, ['exit']) > 0) apply(emit, process, ['exit', exitCode]);
   },
-  userExitCode: () => (Number.isInteger(process.exitCode) ? process.exitCode & 0xff : 0),
+  exitCode: () => process.exitCode,
   user,
 };
 
 const load = realm.open(host);
 const inRealm = (name) => load(path.join(__dirname, name));
-const { receiveJob, sendReady } = inRealm('channel.js');
+const { receive, sendReady } = inRealm('channel.js');
 const { compileFile } = inRealm('compile.js');
 const { Execution, warmUp } = inRealm('execution.js');
 const { formatStack, rememberBadSource } = inRealm('failure.js');
@@ -74,6 +76,7 @@ const ROUNDS_BEFORE_SNAPSHOT = 5;
 const prepare = async () => {
   const snapshot = process.env.BELLJAR_WARM === '1';
   const main = path.join(code, 'warm-up');
+  if (snapshot) unique.prepare();
   if (isTypeScript || snapshot) loadSwc();
   for (let round = 0; round < (snapshot ? ROUNDS_BEFORE_SNAPSHOT : 1); round += 1) {
     if (!isTypeScript || snapshot) await warmUp('javascript', main);
@@ -104,9 +107,14 @@ const serve = (job) => {
 
 logs.install();
 user.formatStacksWith(formatStack);
-prepare().then(() => {
-  sendReady({ version: process.versions.node, ...(isTypeScript && { swc: requirePackage(`${SWC}/package.json`).version }) });
-  const job = receiveJob();
-  if (job === null) reallyExit(0);
-  serve(parseJson(job));
+const versions = { version: process.versions.node, ...(isTypeScript && { swc: requirePackage(`${SWC}/package.json`).version }) };
+prepare().then(async () => {
+  sendReady(versions);
+  for (let message = receive(); ; message = receive()) {
+    if (message === null) reallyExit(0);
+    if (message.job !== null) return serve(parseJson(message.job));
+    const nonces = unique.renew();
+    await warmUp(language, path.join(code, 'warm-up'));
+    sendReady({ ...versions, nonces });
+  }
 });

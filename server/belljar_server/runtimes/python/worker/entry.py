@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
-__builtins__ = vars(builtins).copy()  # user code may replace builtins; functions below keep these
+globals()["__builtins__"] = vars(builtins).copy()  # user code may replace builtins; functions below keep these
 
 Parameter = inspect.Parameter
 signature_of = inspect.signature
@@ -117,7 +117,7 @@ def _described(parameters: list[Parameter]) -> str:
         if p.kind is Parameter.KEYWORD_ONLY and not star:
             parts.append("*")
         star = star or p.kind in (Parameter.VAR_POSITIONAL, Parameter.KEYWORD_ONLY)
-        prefix = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}.get(p.kind, "")
+        prefix = "*" if p.kind is Parameter.VAR_POSITIONAL else "**" if p.kind is Parameter.VAR_KEYWORD else ""
         parts.append(prefix + p.name + ("" if p.default is Parameter.empty else "=…"))
         after = parameters[index + 1].kind if index + 1 < len(parameters) else None
         if p.kind is Parameter.POSITIONAL_ONLY and after is not Parameter.POSITIONAL_ONLY:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-__builtins__ = vars(builtins).copy()  # user code may replace builtins; functions below keep these
+globals()["__builtins__"] = vars(builtins).copy()  # user code may replace builtins; functions below keep these
 
 _name_of_type = type.__dict__["__name__"].__get__
 _module_of_type = type.__dict__["__module__"].__get__
@@ -37,6 +37,7 @@ BY_TYPE = {
     "builtins.async_generator": "Return a list: [item async for item in value].",
     "builtins.function": "Call it.",
     "builtins.method": "Call it.",
+    "builtins.builtin_function_or_method": "Call it.",
     "builtins.mappingproxy": "Return dict(value).",
     "collections.ChainMap": "Return dict(value).",
     "collections.UserDict": "Return dict(value).",
@@ -50,10 +51,21 @@ BY_TYPE = {
     "builtins.BaseException": "Return str(value), or raise it.",
 }
 GENERAL = "Return dicts, lists, strings, numbers, booleans and None."
+UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 NO_NETWORK = "The sandbox has no network: pass what the code needs as inputs or input files."
 OTHER_LANGUAGES = {"true": "True", "false": "False", "null": "None", "none": "None", "undefined": "None", "nil": "None"}
 FIRST_WORD = re.compile(r"\s*([^\W\d]\w*)")
 KEYWORDS = {word.lower(): word for word in keyword.kwlist}
+
+
+def stored(error: BaseException, kind: type[BaseException], name: str) -> Any:
+    """An attribute of a built-in exception class as it is stored, whatever a subclass puts in its place."""
+    return vars(kind)[name].__get__(error)
+
+
+def is_a(error: BaseException, kind: type[BaseException]) -> bool:
+    """isinstance() for objects that may lie about their class."""
+    return issubclass(type(error), kind)
 
 
 def type_name(kind: type) -> str:
@@ -93,21 +105,24 @@ def for_syntax(line: str) -> str:
     return f"Python tells upper case from lower: did you mean {right}?" if right != word else ""
 
 
-def for_exception(error: BaseException, linked: list[BaseException], inputs: dict[str, object], known: Iterable[str]) -> str:
+def for_exception(
+    error: BaseException, linked: list[BaseException], inputs: dict[str, object], known: Iterable[str]
+) -> str:
     """For an exception, those it came from, the inputs by name, and the names that the code has defined."""
-    if isinstance(error, ModuleNotFoundError):
-        return _for_missing_module(error.name)
-    if isinstance(error, NameError):
-        return _for_missing_name(error.name, inputs, known)
-    if isinstance(error, EOFError) and "reading a line" in _first_argument(error):
+    if is_a(error, ModuleNotFoundError):
+        return _for_missing_module(stored(error, ImportError, "name"))
+    if is_a(error, NameError):
+        return _for_missing_name(stored(error, NameError, "name"), inputs, known)
+    if is_a(error, EOFError) and stored(error, BaseException, "args") == ("EOF when reading a line",):
         return "Nobody is at the keyboard: inputs come as parameters of main, or as variables of a script."
     if any(_is_network(one) for one in linked):
         return NO_NETWORK
-    if isinstance(error, FileNotFoundError):
-        path = error.filename
-        if type(path) is str and path and not path.startswith("/"):
-            return "Relative paths start at /home/user, where input files are."
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES) and type(error.filename) is str:
+    path = stored(error, OSError, "filename") if is_a(error, OSError) else None
+    if type(path) is not str:
+        return ""
+    if is_a(error, FileNotFoundError) and not path.startswith("/"):
+        return "Relative paths start at /home/user, where input files are."
+    if stored(error, OSError, "errno") in (errno.EROFS, errno.EACCES):
         return "Code can write below /home/user and /tmp only."
     return ""
 
@@ -133,11 +148,6 @@ def _for_missing_name(name: object, inputs: dict[str, object], known: Iterable[s
 
 
 def _is_network(error: BaseException) -> bool:
-    if not isinstance(error, OSError):
+    if not is_a(error, OSError):
         return False
-    return type_name(type(error)) == "gaierror" or error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
-
-
-def _first_argument(error: Any) -> str:
-    argument = error.args[0] if error.args else ""
-    return argument if type(argument) is str else ""
+    return type_name(type(error)) == "gaierror" or stored(error, OSError, "errno") in UNREACHABLE

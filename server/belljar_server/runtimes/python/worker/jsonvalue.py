@@ -19,11 +19,11 @@ from _json import encode_basestring, make_encoder, make_scanner
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from json.decoder import JSONDecoder
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from hints import for_value, type_name
 
-__builtins__ = vars(builtins).copy()  # user code may replace builtins; functions below keep these
+globals()["__builtins__"] = vars(builtins).copy()  # user code may replace builtins; functions below keep these
 
 DEEPEST = 500
 """So many lists and dicts may be nested in each other."""
@@ -32,6 +32,7 @@ PIECE = 128 * 1024
 LONGEST_PATH = 300
 LONE = re.compile("[\ud800-\udfff]")
 DOCUMENT = re.compile(r"\s*[\[{]")
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 PLAIN_ITEMS = (dict.items, OrderedDict.items)
 CONTAINERS = (dict, list, tuple)
 SCALARS = frozenset({str, int, float, bool, type(None)})
@@ -63,11 +64,11 @@ def loads(text: str) -> Any:
     return value
 
 
-def dumps(value: object) -> str:
+def dumps(value: Any) -> str:
     """The value as JSON text that can be encoded as UTF-8 once `pieces` has cut it. Raises NotSerializable, MemoryError."""
     allow_digits(0)
     if issubclass(type(value), str):
-        return _string_or_document(str.__str__(value))  # type: ignore[arg-type]
+        return _string_or_document(str.__str__(value))
     try:
         text = "".join(_encoder()(value, 0))
     except MemoryError:
@@ -95,7 +96,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_scan = make_scanner(JSONDecoder(parse_constant=_refuse_constant))
+_scan: Callable[[str, int], tuple[Any, int]] = make_scanner(cast(Any, JSONDecoder(parse_constant=_refuse_constant)))
 
 
 def _refuse_type(value: object) -> NoReturn:
@@ -128,7 +129,7 @@ def _string_or_document(text: str) -> str:
 def _is_balanced(text: str) -> bool:
     """Whether brackets outside of strings match: tells a document that is too deep to parse from a text that is none."""
     closing = []
-    for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
+    for token in TOKEN.finditer(text):
         sign = token[0]
         if sign in "[{":
             closing.append("]" if sign == "[" else "}")
@@ -137,24 +138,24 @@ def _is_balanced(text: str) -> bool:
     return not closing
 
 
-def _is_plain(value: object) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether the encoder in C was right to accept this: not too deep, keys distinct as strings, no method asked.
 
     Goes level by level, and ends since the encoder has found no cycle.
     """
     level = [value]
     for _ in range(DEEPEST):
-        below: list[object] = []
+        below: list[Any] = []
         for node in level:
             kind = type(node)
             if issubclass(kind, list):
-                children: Iterable[object] = list.copy(node)  # type: ignore[arg-type]
+                children: Iterable[Any] = list.copy(node)
             elif issubclass(kind, tuple):
-                children = tuple.__getitem__(node, slice(None))  # type: ignore[arg-type]
+                children = tuple.__getitem__(node, slice(None))
             elif issubclass(kind, dict):
-                if kind.items not in PLAIN_ITEMS or not _has_distinct_keys(node):  # type: ignore[arg-type]
+                if kind.items not in PLAIN_ITEMS or not _has_distinct_keys(node):
                     return False
-                children = dict.values(node)  # type: ignore[arg-type]
+                children = dict.values(node)
             else:
                 continue
             below += [child for child in children if type(child) not in SCALARS]
@@ -171,19 +172,19 @@ def _has_distinct_keys(node: dict[Any, object]) -> bool:
     return len(set(keys)) == len(keys)
 
 
-def _key_text(key: object) -> str | None:
+def _key_text(key: Any) -> str | None:
     """The key as `json` writes it; None for one that cannot be a key."""
     kind = type(key)
     if issubclass(kind, str):
-        return str.__str__(key)  # type: ignore[arg-type]
+        return str.__str__(key)
     if key is None:
         return "null"
     if key is True or key is False:
         return "true" if key else "false"
     if issubclass(kind, int):
-        return int.__repr__(key)  # type: ignore[arg-type]
+        return int.__repr__(key)
     if issubclass(kind, float) and key == key and key not in (_INFINITY, -_INFINITY):  # noqa: PLR0124
-        return float.__repr__(key)  # type: ignore[arg-type]
+        return float.__repr__(key)
     return None
 
 
@@ -204,18 +205,18 @@ class _Writer:
         self._write(value)
         return "".join(self._parts)
 
-    def _write(self, value: object) -> None:
+    def _write(self, value: Any) -> None:
         kind = type(value)
         if value is None:
             self._parts.append("null")
         elif value is True or value is False:
             self._parts.append("true" if value else "false")
         elif issubclass(kind, str):
-            self._parts.append(quote(str.__str__(value)))  # type: ignore[arg-type]
+            self._parts.append(quote(str.__str__(value)))
         elif issubclass(kind, int):
-            self._parts.append(int.__repr__(value))  # type: ignore[arg-type]
+            self._parts.append(int.__repr__(value))
         elif issubclass(kind, float):
-            self._write_float(float.__float__(value))  # type: ignore[arg-type]
+            self._write_float(float.__float__(value))
         elif issubclass(kind, CONTAINERS):
             self._write_container(value, kind)
         else:
@@ -229,7 +230,7 @@ class _Writer:
             self._refuse(f" is {name}", "JSON has no infinity: return None or a string instead.")
         self._parts.append(float.__repr__(value))
 
-    def _write_container(self, value: object, kind: type) -> None:
+    def _write_container(self, value: Any, kind: type) -> None:
         if id(value) in self._parents:
             there = _shown(self._path[: self._parents[id(value)]])
             self._refuse(f" refers back to {there}", "JSON has no references: leave the way back out.")
@@ -237,11 +238,11 @@ class _Writer:
             self._refuse(f" is nested deeper than {DEEPEST}", "Return a flatter value.")
         self._parents[id(value)] = len(self._path)
         if issubclass(kind, dict):
-            self._write_dict(dict.copy(value))  # type: ignore[arg-type]
+            self._write_dict(dict.copy(value))
         elif issubclass(kind, list):
-            self._write_items(list.copy(value))  # type: ignore[arg-type]
+            self._write_items(list.copy(value))
         else:
-            self._write_items(tuple.__getitem__(value, slice(None)))  # type: ignore[arg-type]
+            self._write_items(tuple.__getitem__(value, slice(None)))
         del self._parents[id(value)]
 
     def _write_dict(self, value: dict[object, object]) -> None:

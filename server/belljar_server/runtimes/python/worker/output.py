@@ -8,7 +8,6 @@ this process, or let another one write to the same streams, flushes before.
 from __future__ import annotations
 
 import builtins
-import contextlib
 import functools
 import io
 import os
@@ -21,7 +20,7 @@ from typing import Any
 
 import _posixsubprocess
 
-__builtins__ = vars(builtins).copy()  # user code may replace builtins; functions below keep these
+globals()["__builtins__"] = vars(builtins).copy()  # user code may replace builtins; functions below keep these
 
 INTERVAL = 0.05
 """Seconds that output may wait."""
@@ -42,7 +41,7 @@ class _Pipe(io.FileIO):
         self.name = name
         self.writes = 0
 
-    def write(self, data: Any, /) -> int | None:
+    def write(self, data: Any, /) -> int:
         self.writes += 1
         return super().write(data)
 
@@ -75,8 +74,10 @@ class _Buffer(io.BufferedWriter):
     def drain(self) -> bool:
         """Flushes; says whether there was anything. Does not fail: user code may have closed the stream."""
         before = self._pipe.writes
-        with contextlib.suppress(OSError, ValueError):
+        try:
             super().flush()
+        except (OSError, ValueError):
+            pass
         return self._pipe.writes != before
 
 
@@ -105,7 +106,9 @@ class Streams:
         """Makes these the process's streams."""
         sys.stdout, sys.stderr = self._texts
         sys.__stdout__, sys.__stderr__ = self._texts  # type: ignore[misc]
-        os.register_at_fork(before=self._before_fork, after_in_parent=self._flushing.release, after_in_child=self._in_child)
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._flushing.release, after_in_child=self._in_child
+        )
         # Python 3.12 and later warn of every fork beside a thread; this one is no danger.
         warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
         for module, names in FLUSHING:
@@ -116,12 +119,19 @@ class Streams:
     def flush(self, last_words: str = "") -> None:
         """Hands everything to the pipes, also what sits in streams that user code has put in place of these."""
         if last_words:
-            with contextlib.suppress(BaseException):
-                sys.stderr.write(last_words)
-        for stream in (sys.stdout, sys.stderr, *self._texts):
-            with contextlib.suppress(BaseException):  # closed, or not a stream at all
-                stream.flush()
+            self._try(lambda: sys.stderr.write(last_words))
+        self._try(lambda: sys.stdout.flush())
+        self._try(lambda: sys.stderr.flush())
+        for text in self._texts:
+            self._try(text.flush)
         self._drain()
+
+    @staticmethod
+    def _try(action: Callable[[], object]) -> None:
+        try:
+            action()
+        except BaseException:
+            pass  # what is in place of the stream is closed, or no stream at all
 
     def _drain(self) -> bool:
         return any([buffer.drain() for buffer in self._buffers])
@@ -130,8 +140,10 @@ class Streams:
         """Has the thread flush in a moment; says whether there is one."""
         if not self._running and not self._start():
             return False
-        with contextlib.suppress(RuntimeError):  # it is awake already
+        try:
             self._idle.release()
+        except RuntimeError:
+            pass  # it is awake already
         return True
 
     def _start(self) -> bool:

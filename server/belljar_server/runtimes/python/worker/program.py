@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from inspect import CO_COROUTINE, CO_NEWLOCALS, CO_OPTIMIZED
 from types import CodeType
+from typing import Any
 
-__builtins__ = vars(builtins).copy()  # user code may replace builtins; functions below keep these
+globals()["__builtins__"] = vars(builtins).copy()  # user code may replace builtins; functions below keep these
 
 FUTURES = sum({getattr(__future__, name).compiler_flag for name in __future__.all_feature_names})
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 FRAME_NAME = "<module>"
+LINE_END = re.compile(r"\r\n|\r|\n")
 CALL_OF_MAIN = re.compile(r"\bmain\s*\(")
 
 
@@ -48,7 +50,8 @@ class Survey:
 def parse(source: Source) -> ast.Module:
     """The syntax tree. Raises SyntaxError and the other errors of compile()."""
     flags = ast.PyCF_ONLY_AST | TOP_LEVEL_AWAIT
-    return compile(source.text, source.path, "exec", flags, dont_inherit=True)  # type: ignore[return-value]
+    tree: ast.Module = compile(source.text, source.path, "exec", flags, dont_inherit=True)
+    return tree
 
 
 def survey(tree: ast.Module, text: str) -> Survey:
@@ -93,17 +96,16 @@ def character_column(line: str, byte_column: int) -> int:
 
 def lines_of(text: str) -> list[str]:
     """The lines as Python's tokenizer counts them: only LF, CRLF and CR end one."""
-    return [line + "\n" for line in re.split(r"\r\n|\r|\n", text)]
+    return [line + "\n" for line in LINE_END.split(text)]
 
 
-def _compile(
-    tree: ast.Module | ast.Expression, source: Source, mode: str, flags: int = 0
-) -> CodeType:
+def _compile(tree: ast.Module | ast.Expression, source: Source, mode: str, flags: int = 0) -> CodeType:
     try:
-        return compile(tree, source.path, mode, flags | TOP_LEVEL_AWAIT, dont_inherit=True)
+        code: CodeType = compile(tree, source.path, mode, flags | TOP_LEVEL_AWAIT, dont_inherit=True)
     except SyntaxError as error:
         _complete(error, source)
         raise
+    return code
 
 
 def _complete(error: SyntaxError, source: Source) -> None:
@@ -149,7 +151,7 @@ def _compile_with_return(tree: ast.Module, source: Source) -> CodeType:
 def _function(body: list[ast.stmt], source: Source, futures: int, *, is_async: bool) -> CodeType:
     kind = ast.AsyncFunctionDef if is_async else ast.FunctionDef
     no_arguments = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
-    wrapper = kind(name=FRAME_NAME, args=no_arguments, body=body, decorator_list=[], lineno=1, col_offset=0)
+    wrapper: Any = kind(name=FRAME_NAME, args=no_arguments, body=body, decorator_list=[], lineno=1, col_offset=0)
     if "type_params" in kind._fields:
         wrapper.type_params = []
     tree = ast.fix_missing_locations(ast.Module(body=[wrapper], type_ignores=[]))
@@ -192,7 +194,13 @@ def _statements(tree: ast.Module) -> Iterator[tuple[ast.stmt, bool]]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             continue
         inner = guarded or (isinstance(node, ast.If) and _is_guard(node.test))
-        blocks = (("body", inner), ("handlers", guarded), ("cases", guarded), ("orelse", guarded), ("finalbody", guarded))
+        blocks = (
+            ("body", inner),
+            ("handlers", guarded),
+            ("cases", guarded),
+            ("orelse", guarded),
+            ("finalbody", guarded),
+        )
         children = [(child, flag) for name, flag in blocks for child in getattr(node, name, ())]
         todo += reversed(children)
 

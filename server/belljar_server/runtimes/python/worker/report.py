@@ -18,10 +18,11 @@ from typing import Any
 
 import hints
 from entry import EntryNotFound
+from hints import is_a, stored, type_name
 from jsonvalue import NotSerializable
 from program import Source, character_column, lines_of
 
-__builtins__ = vars(builtins).copy()  # user code may replace builtins; functions below keep these
+globals()["__builtins__"] = vars(builtins).copy()  # user code may replace builtins; functions below keep these
 
 MAX_MESSAGE = 16 * 1024
 MAX_TRACEBACK = 64 * 1024
@@ -32,8 +33,9 @@ MAX_LINKED = 50
 """Exceptions that one came from."""
 OUR_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 TOO_COMPLEX = (RecursionError, MemoryError)
+REFUSALS = {errno.ENOSPC: "ENOSPC", errno.EAGAIN: "EAGAIN"}
 
-_cause = BaseException.__dict__["__cause__"].__get__
+_cause = BaseException.__dict__["__cause__"]
 _context = BaseException.__dict__["__context__"]
 _suppressed = BaseException.__dict__["__suppress_context__"].__get__
 _traceback_of = BaseException.__dict__["__traceback__"]
@@ -63,10 +65,10 @@ class Reporter:
 
     def not_compiled(self, error: BaseException) -> dict[str, object]:
         """For what compile() raised."""
-        if isinstance(error, SyntaxError):
+        if is_a(error, SyntaxError):
             return self._syntax_error(error)
         message = describe(error)
-        if isinstance(error, TOO_COMPLEX):
+        if any(is_a(error, kind) for kind in TOO_COMPLEX):
             message = f"the code is too complex to compile: {message}"
         return _error("SYNTAX_ERROR", message, f"{message}\n", Place(self._shown(self.source.path)))
 
@@ -81,7 +83,7 @@ class Reporter:
 
     def exception(self, error: BaseException) -> dict[str, object]:
         """For what user code raised and did not catch."""
-        if isinstance(error, SyntaxError) and type(error.filename) is str and error.filename.startswith(self.code):
+        if is_a(error, SyntaxError) and self._is_user(stored(error, SyntaxError, "filename")):
             return self._syntax_error(error)
         register(self.source)
         linked = _linked(error)
@@ -95,15 +97,19 @@ class Reporter:
             hint = ""
         return _error("EXCEPTION", message, self._text(error, message), place, hint, _errno_name(linked))
 
-    def _syntax_error(self, error: SyntaxError) -> dict[str, object]:
-        path = error.filename if type(error.filename) is str else self.source.path
-        line, column = (value if type(value) is int else 0 for value in (error.lineno, error.offset))
-        place = Place(self._shown(path), max(line, 0), max(column, 0) if line > 0 else 0)
-        message = f"{hints.type_name(type(error))}: {error.msg}"
-        if isinstance(_traceback_of.__get__(error), TracebackType):
-            _traceback_of.__set__(error, _of_user(_traceback_of.__get__(error), self.code))
-        text = error.text if type(error.text) is str else ""
-        return _error("SYNTAX_ERROR", message, self._text(error, message), place, hints.for_syntax(text))
+    def _syntax_error(self, error: BaseException) -> dict[str, object]:
+        said, path, line, column, text = (
+            stored(error, SyntaxError, name) for name in ("msg", "filename", "lineno", "offset", "text")
+        )
+        line, column = (max(value, 0) if type(value) is int else 0 for value in (line, column))
+        place = Place(self._shown(path if type(path) is str else self.source.path), line, column if line else 0)
+        message = f"{type_name(type(error))}: {said}"
+        _traceback_of.__set__(error, _of_user(_traceback_of.__get__(error), self.code))
+        hint = hints.for_syntax(text) if type(text) is str else ""
+        return _error("SYNTAX_ERROR", message, self._text(error, message), place, hint)
+
+    def _is_user(self, path: object) -> bool:
+        return type(path) is str and path.startswith(self.code)
 
     def _place(self, traceback: TracebackType | None) -> Place:
         """The innermost frame of the user's own sources."""
@@ -160,7 +166,7 @@ def register(source: Source) -> None:
 def describe(error: BaseException) -> str:
     """`TypeName: text` as Python prints it."""
     kind = type(error)
-    name = hints.type_name(kind)
+    name = type_name(kind)
     try:
         module = kind.__module__
         if type(module) is str and module not in ("__main__", "main", "builtins"):
@@ -183,7 +189,9 @@ def cut(text: str, most: int) -> str:
     return raw[:half].decode("utf-8", "ignore") + left_out + raw[-half:].decode("utf-8", "ignore")
 
 
-def _error(kind: str, message: str, traceback: str, place: Place, hint: str = "", number: str = "") -> dict[str, object]:
+def _error(
+    kind: str, message: str, traceback: str, place: Place, hint: str = "", number: str = ""
+) -> dict[str, object]:
     return {
         "kind": kind,
         "message": cut(message, MAX_MESSAGE),
@@ -209,12 +217,12 @@ def _linked(error: BaseException) -> list[BaseException]:
         linked.append(one)
         if len(linked) >= MAX_LINKED:
             _context.__set__(one, None)
-            BaseException.__cause__.__set__(one, None)  # type: ignore[attr-defined]
+            _cause.__set__(one, None)
             continue
-        cause = _cause(one)
+        cause = _cause.__get__(one)
         context = None if _suppressed(one) else _context.__get__(one)
         todo += [other for other in (cause, context) if other is not None]
-        if isinstance(one, BaseExceptionGroup):
+        if is_a(one, BaseExceptionGroup):
             todo += _members(one)[:100]
     return linked
 
@@ -261,8 +269,8 @@ def _shorten(formatted: Any, code: str) -> None:
 def _errno_name(linked: list[BaseException]) -> str:
     """The system's refusal that is the cause, where the host has limits of its own to blame for it."""
     for one in linked:
-        if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EAGAIN):
-            return errno.errorcode[one.errno]
-        if isinstance(one, RuntimeError) and one.args == ("can't start new thread",):
+        if is_a(one, OSError) and stored(one, OSError, "errno") in REFUSALS:
+            return REFUSALS[stored(one, OSError, "errno")]
+        if is_a(one, RuntimeError) and stored(one, BaseException, "args") == ("can't start new thread",):
             return "EAGAIN"
     return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from entry import EntryNotFound, arguments_for, check_variables, is_script
 from program import Source, Survey, compile_module, compile_script, parse, survey
 from report import Reporter, register
 
-__builtins__ = vars(builtins).copy()  # user code may replace builtins; functions below keep these
+globals()["__builtins__"] = vars(builtins).copy()  # user code may replace builtins; functions below keep these
 
+MOST_TRIES = 100
 COMPILE_ERRORS = (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError)
 
 
@@ -78,18 +78,28 @@ def run(job: Job, afterwards: Callable[[], None]) -> Ending:
     reporter = Reporter(job.source, job.code, job.inputs, lambda: list(module.__dict__))
     try:
         result = _evaluate(prepared, module.__dict__, job)
-        afterwards()
+        _insist(afterwards)
         return Gave(jsonvalue.dumps(result))
     except EntryNotFound as error:
         return Failed(reporter.entry_not_found(error, prepared.survey.main))
     except jsonvalue.NotSerializable as error:
         return Failed(reporter.not_serializable(error))
     except SystemExit as error:
-        afterwards()
+        _insist(afterwards)
         return _left(error)
     except BaseException as error:
-        afterwards()
+        _insist(afterwards)
         return Failed(reporter.exception(error))
+
+
+def _insist(afterwards: Callable[[], None]) -> None:
+    """A trace function or a signal handler of the user's can still raise, until it is switched off."""
+    for _ in range(MOST_TRIES):
+        try:
+            afterwards()
+        except BaseException:
+            continue
+        return
 
 
 def _prepare(job: Job) -> Prepared:
@@ -115,8 +125,8 @@ def _evaluate(prepared: Prepared, variables: dict[str, Any], job: Job) -> object
     if prepared.is_script:
         check_variables(job.inputs)
         variables.update(job.inputs)
-    with contextlib.ExitStack() as stack:
-        loop = _Loop(stack)
+    loop = _Loop()
+    try:
         result: object = None
         for code in prepared.steps:
             result = eval(code, variables)  # noqa: S307  running this is what the worker is for
@@ -127,13 +137,14 @@ def _evaluate(prepared: Prepared, variables: dict[str, Any], job: Job) -> object
             arguments = arguments_for(main, job.entry, job.inputs)
             result = main(*arguments.positional, **arguments.named)  # type: ignore[misc]
         return loop.wait_for(result) if _is_awaitable(result) else result
+    finally:
+        loop.close()
 
 
 class _Loop:
     """An event loop that is made when something has to be awaited. Its state is that loop."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self._stack = stack
+    def __init__(self) -> None:
         self._runner: Any = None
 
     def wait_for(self, awaitable: Any) -> object:
@@ -141,8 +152,13 @@ class _Loop:
         if self._runner is None:
             import asyncio
 
-            self._runner = self._stack.enter_context(asyncio.Runner())
+            self._runner = asyncio.Runner()
         return self._runner.run(_wait_for(awaitable))
+
+    def close(self) -> None:
+        """Ends what still runs in it."""
+        if self._runner is not None:
+            self._runner.close()
 
 
 async def _wait_for(awaitable: Awaitable[object]) -> object:

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import _signal  # type: ignore[import-not-found]  # the functions in C: those of `signal` use what user code can change
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 OPTIONS = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
 """Other folders than the image's, for tests."""
@@ -38,7 +40,7 @@ del sys.path[:2]
 for _name in ("entry", "framing", "hints", "jsonvalue", "output", "program", "report", "run", "warm"):
     del sys.modules[_name]  # user code may have modules of these names
 
-__builtins__ = vars(builtins).copy()  # user code may replace builtins; functions below keep these
+globals()["__builtins__"] = vars(builtins).copy()  # user code may replace builtins; functions below keep these
 
 CHANNEL = 3
 HIDDEN_CHANNEL = 512
@@ -47,16 +49,18 @@ MAX_REPORT = 256 * 1024
 
 exit_now = os._exit
 write = os.write
+pack_header = framing.HEADER.pack
 getpid = os.getpid
 settrace = sys.settrace
 setprofile = sys.setprofile
 set_switch_interval = sys.setswitchinterval
 set_recursion_limit = sys.setrecursionlimit
 gc_disable = gc.disable
-set_timer = signal.setitimer
-valid_signals = signal.valid_signals
-get_handler = signal.getsignal
-set_handler = signal.signal
+set_timer = _signal.setitimer
+get_handler = _signal.getsignal
+set_handler = _signal.signal
+signals = sorted(map(int, signal.valid_signals()))
+real_timer, ignored = int(signal.ITIMER_REAL), int(signal.SIG_IGN)
 
 
 class Channel:
@@ -84,7 +88,7 @@ class Channel:
         """Sends a frame. Raises OSError."""
         if self._look() != self._identity:
             raise OSError("the channel is closed")
-        view = memoryview(framing.pack(kind, payload))
+        view = memoryview(pack_header(kind, len(payload)) + payload)
         while view:
             view = view[write(self._fd, view) :]
 
@@ -102,6 +106,10 @@ def main() -> NoReturn:
     version = "{}.{}.{}".format(*sys.version_info)
     channel.send(framing.READY, jsonvalue.encode(jsonvalue.dumps({"version": version})))
     kind, payload = channel.receive()
+    while kind == framing.WAKE:
+        warm.rehearse()
+        channel.send(framing.READY, jsonvalue.encode(jsonvalue.dumps({"version": version, "nonces": [warm.nonce()]})))
+        kind, payload = channel.receive()
     if kind != framing.JOB:
         raise framing.BrokenFrame(f"expected a job, not {kind!r}")
     worker_pid = getpid()
@@ -148,10 +156,10 @@ def silence() -> None:
     set_switch_interval(0.005)
     set_recursion_limit(3000)
     gc_disable()
-    set_timer(signal.ITIMER_REAL, 0)
-    for number in valid_signals():
+    for number in signals:
         if callable(get_handler(number)):
-            set_handler(number, signal.SIG_IGN)
+            set_handler(number, ignored)
+    set_timer(real_timer, 0)
 
 
 def finish(ending: Ending, channel: Channel | None, streams: Streams) -> NoReturn:
