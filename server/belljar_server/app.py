@@ -66,6 +66,8 @@ async def serve(settings: Settings) -> None:
         waived = check_limits(here.tree.missing, settings)
         binary = runsc_setup.find(settings)
         environments = find_environments(settings)
+        for environment in environments.values():
+            stack.enter_context(images.in_use(environment.image))
 
         # Sandboxes: a launcher that starts them, bundles for each environment, pools of waiting ones in front.
         launcher = await stack.enter_async_context(Launcher())
@@ -92,7 +94,13 @@ async def serve(settings: Settings) -> None:
         )
         store = await stack.enter_async_context(open_store(settings))
         local = store if isinstance(store, LocalStore) else None
-        site = http.build(metrics.registry, lambda: (readiness.ready, readiness.reason), local)
+        status: list[http.Status] = [sandboxes.status] if isinstance(sandboxes, PoolSource) else []
+        site = http.build(
+            metrics.registry,
+            lambda: (readiness.ready, readiness.reason),
+            local,
+            lambda: {title: rows for part in status for title, rows in part().items()},
+        )
         host, port = config.split_address("http.listen", settings.http.listen)
         http_address = await stack.enter_async_context(http.serve_http(site, host, port))
         if local:
@@ -110,9 +118,13 @@ async def serve(settings: Settings) -> None:
             journal=here,
             on_sandbox_failed=readiness.doubt,
         )
+        status.append(executor.status)
         metrics.watch("belljar_sandboxes_live", "Sandboxes that exist now.", lambda: sandboxes.live)
         metrics.watch("belljar_executions_running", "Executions that hold a place.", lambda: executor.admission.running)
         metrics.watch("belljar_executions_waiting", "Executions that wait for one.", lambda: executor.admission.waiting)
+        if isinstance(sandboxes, PoolSource):
+            for name, pool in sandboxes.pools.items():
+                metrics.watch_pool(name, pool.count_waiting, pool.count_restoring)
         metrics.watch("belljar_ready", "1 when sandboxes can be started.", lambda: readiness.ready)
         service = SandboxService(settings, executor, environments, metrics, waived)
         server, grpc_address = await start_grpc(settings, service, health_service)

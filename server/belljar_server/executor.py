@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Protocol
@@ -38,6 +39,9 @@ from belljar_server.sandbox.spec import Environment
 from belljar_server.verdict import judge
 
 log = structlog.get_logger()
+
+RECENT = 50
+"""Executions that /statusz shows after their end."""
 
 
 class Journal(Protocol):
@@ -79,10 +83,26 @@ class Executor:
         self._running: dict[Execution, Run] = {}
         self._by_request_id: dict[str, Execution] = {}
         self._draining = False
+        self._recent: deque[dict[str, object]] = deque(maxlen=RECENT)
 
     def __repr__(self) -> str:
         """How much it has to do."""
         return f"<Executor {len(self._running)} under way, {self.admission!r}>"
+
+    def status(self) -> dict[str, list[dict[str, object]]]:
+        """What runs and what ended lately, for people."""
+        now = time.monotonic()
+        under_way = [
+            {
+                "execution": execution.id,
+                "runtime": execution.request.runtime,
+                "phase": run.phase,
+                "seconds": round(now - execution.began, 2),
+            }
+            for execution, run in self._running.items()
+        ]
+        admission = {"running": self.admission.running, "waiting": self.admission.waiting}
+        return {"admission": [admission], "under way": under_way, "ended lately": list(reversed(self._recent))}
 
     async def submit(self, request: ExecutionRequest) -> Execution:
         """Accepts a request, or finds the execution that it repeats. From here on it ends with exactly one `finished`.
@@ -247,6 +267,16 @@ class Executor:
         }
         for phase, seconds in phases.items():
             self._metrics.phases.labels(execution.request.runtime, phase).observe(seconds)
+        self._recent.append(
+            {
+                "execution": execution.id,
+                "runtime": execution.request.runtime,
+                "outcome": finished.outcome.value,
+                "kind": kind,
+                "warm": run.warm,
+                "milliseconds": round((time.monotonic() - execution.began) * 1000, 1),
+            }
+        )
         log.info(
             "execution",
             execution_id=execution.id,

@@ -2,6 +2,7 @@
 
     GET /artifacts/<id>/<file name>?expires=…&signature=…   the bytes, as an attachment
     GET /metrics   GET /healthz (the process lives)   GET /readyz (200 or 503 with the reason)
+    GET /statusz   what runs, what waits and what ended lately: a plain page, or JSON by `Accept` or `?format=json`
 
 A download answers, in this order: 403 for a signature that this server did not make (an id that does not exist looks
 the same), 410 when the time of the URL is over, 404 when the artifact is gone. The bytes are user code's, so every
@@ -17,6 +18,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from html import escape
 from http import HTTPStatus
 
 from aiohttp import web
@@ -29,6 +31,8 @@ from belljar_server.artifacts.download import content_disposition
 from belljar_server.artifacts.local import LocalStore
 from belljar_server.errors import HostNotReady, NotFound, StoreFailed
 
+Status = Callable[[], dict[str, list[dict[str, object]]]]
+"""Tables by their title: each a list of rows with the same columns."""
 Ready = Callable[[], tuple[bool, str]]
 """Tells whether executions can start, and why not."""
 
@@ -49,7 +53,7 @@ _EXPIRES = re.compile(r"[0-9]{1,12}", re.ASCII)
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII | re.IGNORECASE)
 
 
-def build(registry: CollectorRegistry, ready: Ready, store: LocalStore | None) -> web.Application:
+def build(registry: CollectorRegistry, ready: Ready, store: LocalStore | None, status: Status) -> web.Application:
     """The application. Without a local store there are no downloads here: the object store serves its own."""
     app = web.Application()
     app.on_response_prepare.append(_harden)
@@ -64,12 +68,32 @@ def build(registry: CollectorRegistry, ready: Ready, store: LocalStore | None) -
         yes, reason = ready()
         return web.Response(text="ready\n") if yes else web.Response(status=503, text=f"not ready: {reason}\n")
 
+    async def statusz(request: web.Request) -> web.Response:
+        tables = status()
+        wants_json = request.query.get("format") == "json" or "application/json" in request.headers.get("Accept", "")
+        return web.json_response(tables) if wants_json else web.Response(text=page(tables), content_type="text/html")
+
+    app.router.add_get("/statusz", statusz)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", is_ready)
     if store is not None:
         app.router.add_get("/artifacts/{id:[^/]+}/{name:[^/]+}", _Downloads(store).get)
     return app
+
+
+def page(tables: dict[str, list[dict[str, object]]]) -> str:
+    """The tables as a page without scripts or styles; every value is escaped."""
+    parts = ["<!doctype html><title>Belljar</title><h1>Belljar</h1>"]
+    for title, rows in tables.items():
+        parts.append(f"<h2>{escape(title)}</h2>")
+        if not rows:
+            parts.append("<p>none</p>")
+            continue
+        parts.append("<table><tr>" + "".join(f"<th>{escape(name)}" for name in rows[0]))
+        parts += ["<tr>" + "".join(f"<td>{escape(str(value))}" for value in row.values()) for row in rows]
+        parts.append("</table>")
+    return "\n".join(parts)
 
 
 @asynccontextmanager

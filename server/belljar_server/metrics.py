@@ -64,6 +64,16 @@ class Metrics:
             "belljar_restore_failures", "Restores and snapshots that failed.", ["runtime"], registry=self.registry
         )
 
+        self._pool_waiting = Gauge("belljar_pool_waiting", "Sandboxes that wait.", ["runtime"], registry=self.registry)
+        self._pool_restoring = Gauge(
+            "belljar_pool_restoring", "Sandboxes that are being restored.", ["runtime"], registry=self.registry
+        )
+
+    def watch_pool(self, name: str, waiting: Callable[[], float], restoring: Callable[[], float]) -> None:
+        """The gauges of one pool, read when somebody asks."""
+        self._pool_waiting.labels(name).set_function(waiting)
+        self._pool_restoring.labels(name).set_function(restoring)
+
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """A gauge that is read when somebody asks."""
         Gauge(name, documentation, registry=self.registry).set_function(value)

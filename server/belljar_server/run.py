@@ -57,6 +57,15 @@ class Run:
         self._result = ResultSink(store, execution.request.limits)
         self._ending: Ending | None = None
 
+    @property
+    def phase(self) -> str:
+        """What it is busy with, in a word."""
+        if self._collect_until is not None:
+            return Phase.COLLECTING.value
+        if self.running_at:
+            return Phase.RUNNING.value
+        return Phase.STARTING.value if self._sandbox else Phase.QUEUED.value
+
     def hold(self, sandbox: Sandbox) -> None:
         """The execution has its sandbox; a stop that came before is passed on."""
         self._sandbox = sandbox

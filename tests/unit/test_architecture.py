@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "policy": {"models", "errors", "config"},
     "runtimes": {"models", "errors"},
     "guest": set[str](),
-    "sandbox": {"models", "errors", "guest", "runtimes", "log"},
+    "sandbox": {"models", "errors", "config", "guest", "runtimes", "log", "metrics"},
     "egress": {"models", "errors"},
     "dependencies": {"sandbox", "models", "errors"},
     "artifacts": {"models", "errors", "config", "log"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import time
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from belljar_server.artifacts.local import LocalStore
 from belljar_server.errors import HostNotReady
 from belljar_server.http import build, serve_http
 
+STATUS: dict[str, list[dict[str, object]]] = {"pools": [{"runtime": "<python>", "waiting": 3}], "under way": []}
 CONTENT = bytes(range(256)) * 8192
 SIZE = len(CONTENT)
 
@@ -75,7 +77,7 @@ async def port(tmp_path: Path) -> AsyncIterator[Port]:
             LocalStore(tmp_path, b"k" * 32, url_ttl=60, retention=3600, min_free_bytes=0, clock=clock)
         )
         port = Port(store, clock)
-        app = build(registry, lambda: (not port.readiness, " ".join(port.readiness)), store)
+        app = build(registry, lambda: (not port.readiness, " ".join(port.readiness)), store, lambda: STATUS)
         port.address = await stack.enter_async_context(serve_http(app, "127.0.0.1", 0))
         store.base_url = f"http://{port.address}"
         port.session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
@@ -312,7 +314,7 @@ async def test_metrics_and_health(port: Port) -> None:
 
 async def test_without_a_local_store_there_are_no_downloads() -> None:
     """With an object store the port serves metrics and health only."""
-    app = build(CollectorRegistry(), lambda: (True, ""), None)
+    app = build(CollectorRegistry(), lambda: (True, ""), None, dict)
     async with serve_http(app, "127.0.0.1", 0) as address, aiohttp.ClientSession() as session:
         async with session.get(f"http://{address}/artifacts/{'0' * 32}/a?expires=1&signature=0") as response:
             assert response.status == 404
@@ -322,11 +324,11 @@ async def test_without_a_local_store_there_are_no_downloads() -> None:
 
 async def test_taken_port_says_so_and_ipv6_is_bracketed(port: Port) -> None:
     """The message names the address; the address of an IPv6 port fits into a URL."""
-    app = build(CollectorRegistry(), lambda: (True, ""), None)
+    app = build(CollectorRegistry(), lambda: (True, ""), None, dict)
     with pytest.raises(HostNotReady, match=port.address):
         async with serve_http(app, "127.0.0.1", int(port.address.rpartition(":")[2])):
             pytest.fail("the port was free")
-    app = build(CollectorRegistry(), lambda: (True, ""), None)
+    app = build(CollectorRegistry(), lambda: (True, ""), None, dict)
     async with serve_http(app, "::1", 0) as address:
         assert urlsplit(f"http://{address}").port
 
@@ -379,3 +381,15 @@ async def test_broken_requests_are_refused_without_a_word_about_the_server(port:
     assert b"aiohttp" not in answer.lower()
     assert b"python" not in answer.lower()
     assert (await port.ask(f"http://{port.address}/healthz"))[0].status == 200
+
+
+async def test_status_is_a_plain_page_and_json(port: Port) -> None:
+    """People read the page, programs the JSON; values are escaped."""
+    answer, text = await port.ask(f"http://{port.address}/statusz")
+    assert answer.content_type == "text/html"
+    assert b"&lt;python&gt;" in text
+    assert b"<p>none</p>" in text
+    for url, headers in (("/statusz?format=json", {}), ("/statusz", {"Accept": "application/json"})):
+        answer, text = await port.ask(f"http://{port.address}{url}", headers=headers)
+        assert answer.content_type == "application/json"
+        assert json.loads(text) == STATUS

@@ -403,7 +403,7 @@ def test_superseded_image_stays_for_a_while_and_then_goes(tmp_path: Path, log: P
 def test_superseded_image_in_use_stays(tmp_path: Path, log: Path, runtime: Runtime) -> None:
     """A server that runs for weeks goes on starting sandboxes from the image that it found."""
     (first,) = build(tmp_path, runtime)
-    with images.in_use(images.find(tmp_path, runtime)):
+    with images.in_use(images.find(tmp_path, runtime).path):
         (tmp_path / "worker" / "worker.py").write_text("2\n")
         build(tmp_path, runtime)
         long_ago = time.time() - 2 * images.SUPERSEDED_KEPT

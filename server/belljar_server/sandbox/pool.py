@@ -68,6 +68,15 @@ class EnvironmentPool:
         return f"<EnvironmentPool {self.name} waiting {len(state.waiting)} restoring {state.restoring} failures {state.failures}>"
 
 
+    def count_waiting(self) -> int:
+        """Sandboxes that wait."""
+        return len(self.state.waiting)
+
+    def count_restoring(self) -> int:
+        """Restores under way in the background."""
+        return self.state.restoring
+
+
 class PoolSource:
     """Gives out waiting sandboxes. Mutable state: the pools, background tasks, nonces seen, how many sandboxes exist."""
 
@@ -95,6 +104,24 @@ class PoolSource:
     def live(self) -> int:
         """Sandboxes that exist: those that wait and those that run."""
         return self._in_use + sum(len(pool.sandboxes) for pool in self.pools.values())
+
+    def status(self) -> dict[str, list[dict[str, object]]]:
+        """The pools, for people."""
+        now = time.monotonic()
+        rows: list[dict[str, object]] = [
+            {
+                "runtime": pool.name,
+                "waiting": len(pool.state.waiting),
+                "target": pool.state.target(now),
+                "restoring": pool.state.restoring,
+                "arrivals a second": round(pool.state.demand.current(now), 2),
+                "restore seconds": round(pool.state.restore_seconds, 3),
+                "failures in a row": pool.state.failures,
+                "snapshot": pool.snapshot.directory.name if pool.snapshot else "none",
+            }
+            for pool in self.pools.values()
+        ]
+        return {"pools": rows}
 
     async def __aenter__(self) -> PoolSource:
         for pool in self.pools.values():

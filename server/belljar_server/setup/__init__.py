@@ -40,7 +40,7 @@ def prepare(settings: Settings, say: Say) -> bool:
             binary = runsc.find_or_install(settings, scratch, say)
             say(f"runsc: {binary.version} at {binary.path}, from {binary.origin}")
             images.build_missing(settings.data_dir, list(loaded.values()), scratch, say)
-        say("sandboxes: running the smallest program of each runtime")
+        say("sandboxes: running the smallest program of each runtime, and making its snapshot")
         for name, seconds in trial.run_each(settings, binary.path, list(loaded.values())).items():
             say(f"sandboxes: {name} in {seconds * 1000:.0f} ms")
         (settings.data_dir / TRIED).write_text(_what_is_there(settings, list(loaded.values())))

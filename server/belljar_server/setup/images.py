@@ -73,9 +73,9 @@ def find(data_dir: Path, runtime: Runtime) -> Image:
 
 
 @contextlib.contextmanager
-def in_use(image: Image) -> Iterator[None]:
+def in_use(path: Path) -> Iterator[None]:
     """Keeps set-up from removing the image while a server starts sandboxes from it, even when it is superseded."""
-    with image.path.open("rb") as file:
+    with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
 

@@ -24,7 +24,7 @@ FUTURES = sum({getattr(__future__, name).compiler_flag for name in __future__.al
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 FRAME_NAME = "<module>"
 LINE_END = re.compile(r"\r\n|\r|\n")
-CALL_OF_MAIN = re.compile(r"\bmain\s*\(")
+CALL_OF_MAIN = re.compile(r"(?<!def )\bmain\s*\(")
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,12 @@ class Reporter:
 
     def exception(self, error: BaseException) -> dict[str, object]:
         """For what user code raised and did not catch."""
+        try:
+            return self._exception(error)
+        except BaseException:  # memory is short, or user code has broken what we rely on
+            return _error("EXCEPTION", type_name(type(error)), "", Place())
+
+    def _exception(self, error: BaseException) -> dict[str, object]:
         if is_a(error, SyntaxError) and self._is_user(stored(error, SyntaxError, "filename")):
             return self._syntax_error(error)
         register(self.source)

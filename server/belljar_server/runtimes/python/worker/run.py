@@ -81,6 +81,7 @@ def run(job: Job, afterwards: Callable[[], None]) -> Ending:
         _insist(afterwards)
         return Gave(jsonvalue.dumps(result))
     except EntryNotFound as error:
+        _insist(afterwards)
         return Failed(reporter.entry_not_found(error, prepared.survey.main))
     except jsonvalue.NotSerializable as error:
         return Failed(reporter.not_serializable(error))

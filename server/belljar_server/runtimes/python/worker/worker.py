@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import fcntl
 import gc
-import importlib
 import os
 import signal
 import site
@@ -45,6 +44,7 @@ globals()["__builtins__"] = vars(builtins).copy()  # user code may replace built
 CHANNEL = 3
 HIDDEN_CHANNEL = 512
 """The channel moves here, out of the way of code that closes all that it did not open."""
+MONITORING_TOOLS = 6
 MAX_REPORT = 256 * 1024
 
 exit_now = os._exit
@@ -59,6 +59,8 @@ gc_disable = gc.disable
 set_timer = _signal.setitimer
 get_handler = _signal.getsignal
 set_handler = _signal.signal
+get_tool = sys.monitoring.get_tool if sys.version_info >= (3, 12) else lambda _: None
+set_events = sys.monitoring.set_events if sys.version_info >= (3, 12) else lambda _, __: None
 signals = sorted(map(int, signal.valid_signals()))
 real_timer, ignored = int(signal.ITIMER_REAL), int(signal.SIG_IGN)
 
@@ -143,7 +145,6 @@ def accept(message: dict[str, Any]) -> Job:
     # What code writes to its own folder can be imported, but does not replace what others import.
     sys.path[:] = [CODE.rstrip("/"), *sys.path, *packages, HOME]
     sys.argv = [CODE + message["main_file"]]
-    importlib.invalidate_caches()
     warm.reseed()
     source = Source(CODE + message["main_file"], message["code"].removeprefix("\ufeff"))
     return Job(source, CODE, message["entry"], jsonvalue.loads(message["inputs"]))
@@ -156,6 +157,9 @@ def silence() -> None:
     set_switch_interval(0.005)
     set_recursion_limit(3000)
     gc_disable()
+    for tool in range(MONITORING_TOOLS):
+        if get_tool(tool) is not None:
+            set_events(tool, 0)
     for number in signals:
         if callable(get_handler(number)):
             set_handler(number, ignored)
