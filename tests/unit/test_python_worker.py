@@ -13,6 +13,7 @@ from tests.unit.python_worker import Run, Worker, running_workers, waiting_worke
 run = running_workers
 worker = waiting_worker
 
+
 def test_ready_tells_the_exact_version(worker: Worker) -> None:
     """The first frame comes before any job and names the interpreter's version."""
     frame = worker.frame()
@@ -70,7 +71,7 @@ def test_ready_tells_the_exact_version(worker: Worker) -> None:
     ],
 )
 def test_code_is_run_the_way_it_is_written(run: Run, code: str, inputs: dict[str, Any], result: Any) -> None:
-    """main with one dict, main by names, scripts with and without return, sync and async, are told apart by themselves."""
+    """One dict, inputs by name, scripts with and without return, sync and async, are told apart by themselves."""
     assert run(code, inputs).result == result
 
 
@@ -284,7 +285,7 @@ def helper():
 
 
 def test_processes_and_threads_of_the_code_work(run: Run) -> None:
-    """multiprocessing by fork, subprocess, thread pools: and only the worker itself reports."""
+    """Multiprocessing by fork, subprocess, thread pools: and only the worker itself reports."""
     code = """
 import multiprocessing, subprocess, sys, concurrent.futures
 def square(x):

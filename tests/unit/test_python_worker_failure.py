@@ -37,7 +37,10 @@ def test_an_exception_shows_the_users_frames_and_the_place(run: Run) -> None:
 
 def test_the_place_is_in_the_users_source_when_the_library_raises(run: Run) -> None:
     """The line of json.loads's caller, not of json; the library's frames are in the traceback all the same."""
-    failure = run("import lib\ndef main(args):\n    return lib.f()", files={"lib.py": "import json\ndef f():\n    json.loads('[')"})
+    failure = run(
+        "import lib\ndef main(args):\n    return lib.f()",
+        files={"lib.py": "import json\ndef f():\n    json.loads('[')"},
+    )
     assert (failure := failure.failure)["file"] == "lib.py"
     assert (failure["line"], failure["column"]) == (3, 5)
     assert 'File "lib.py", line 3, in f\n    json.loads' in failure["traceback"]
@@ -161,7 +164,7 @@ def test_an_endless_chain_of_exceptions_is_cut(run: Run) -> None:
         ("try:\n    raise OSError(28, 'full')\nexcept OSError as e:\n    raise ValueError", "ENOSPC"),
         ("raise ExceptionGroup('g', [OSError(28, 'full')])", "ENOSPC"),
         ("raise BlockingIOError(11, 'fork')", "EAGAIN"),
-        ("raise RuntimeError(\"can't start new thread\")", "EAGAIN"),
+        ('raise RuntimeError("can\'t start new thread")', "EAGAIN"),
         ("raise OSError(2, 'no')", ""),
     ],
 )
@@ -181,8 +184,10 @@ def test_the_systems_refusal_is_named(run: Run, code: str, name: str) -> None:
         ("def main(args):\n    return a", "a is an input"),
         ("input('?')", "inputs come as"),
         ("import socket\nraise socket.gaierror(-3, 'x')", "no network"),
-        ("import urllib.error\ntry:\n    raise OSError(101, 'x')\nexcept OSError as e:\n    raise urllib.error.URLError(e)",
-         "no network"),
+        (
+            "import urllib.error\ntry:\n    raise OSError(101, 'x')\nexcept OSError as e:\n    raise urllib.error.URLError(e)",
+            "no network",
+        ),
         ("open('nothing.txt')", "/home/user"),
         ("open('/nothing.txt')", ""),
         ("1 / 0", ""),
@@ -198,7 +203,9 @@ def test_hints_say_what_helps(run: Run, code: str, hint: str) -> None:
 # --- leaving early -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", ["import sys\nsys.exit()", "exit(0)", "raise SystemExit", "def main(args): exit(False)"])
+@pytest.mark.parametrize(
+    "code", ["import sys\nsys.exit()", "exit(0)", "raise SystemExit", "def main(args): exit(False)"]
+)
 def test_a_clean_exit_is_ok_without_a_result(run: Run, code: str) -> None:
     """sys.exit() is the end of the program, not a failure."""
     ran = run(f"print('out')\n{code}")
@@ -280,9 +287,13 @@ def test_a_trace_function_that_raises_in_our_code_is_the_codes_own_exception(run
 
 def test_a_child_that_comes_back_does_not_report(run: Run) -> None:
     """After os.fork both return from the code; one process is the worker."""
-    ran = run("import os\nprint('before')\npid = os.fork()\nif pid: os.waitpid(pid, 0)\nprint('x')\n'parent' if pid else 'child'")
+    ran = run(
+        "import os\nprint('before')\npid = os.fork()\nif pid: os.waitpid(pid, 0)\nprint('x')\n'parent' if pid else 'child'"
+    )
     assert (ran.result, ran.stdout) == ("parent", "before\nx\nx\n")
-    ran = run("import os\npid = os.fork()\nif not pid: raise ValueError('child')\nos.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])")
+    ran = run(
+        "import os\npid = os.fork()\nif not pid: raise ValueError('child')\nos.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])"
+    )
     assert ran.result == 1
     assert 'File "main.py", line 3' in ran.stderr
 
@@ -329,7 +340,9 @@ def test_output_arrives_while_the_code_computes(worker: Worker) -> None:
 
 def test_any_text_and_any_bytes_can_be_printed(run: Run) -> None:
     """Printing never fails, and bytes go out as they are."""
-    ran = run("import sys\nprint('\\ud800 é')\nsys.stdout.buffer.write(bytearray(b'raw\\n'))\nprint('err', file=sys.stderr)")
+    ran = run(
+        "import sys\nprint('\\ud800 é')\nsys.stdout.buffer.write(bytearray(b'raw\\n'))\nprint('err', file=sys.stderr)"
+    )
     assert (ran.stdout, ran.stderr) == ("\\ud800 é\nraw\n", "err\n")
 
 
@@ -361,7 +374,9 @@ for i in range(3):
 
 def test_warnings_and_thread_exceptions_go_to_stderr(run: Run) -> None:
     """As in ordinary Python, with the user's source lines."""
-    ran = run("import threading, warnings\nwarnings.warn('careful')\nt = threading.Thread(target=lambda: 1 / 0)\nt.start()\nt.join()")
+    ran = run(
+        "import threading, warnings\nwarnings.warn('careful')\nt = threading.Thread(target=lambda: 1 / 0)\nt.start()\nt.join()"
+    )
     assert ran.ok
     assert "main.py:2: UserWarning: careful" in ran.stderr
     assert "ZeroDivisionError" in ran.stderr

@@ -53,15 +53,17 @@ def returning(expression: str) -> str:
     ("expression", "text"),
     [
         ("None", "null"),
-        ("[True, 1, 1.5, -0.0, 1e300, 2**70, '', None]", "[true,1,1.5,-0.0,1e+300,1180591620717411303424,\"\",null]"),
+        ("[True, 1, 1.5, -0.0, 1e300, 2**70, '', None]", '[true,1,1.5,-0.0,1e+300,1180591620717411303424,"",null]'),
         ("{'b': 1, 'a': {}, 'c': [], 'd': ()}", '{"b":1,"a":{},"c":[],"d":[]}'),
         ("collections.OrderedDict(z=1, a=2)", '{"z":1,"a":2}'),
         ("collections.Counter('aab')", '{"a":2,"b":1}'),
         ("collections.defaultdict(list, a=[1])", '{"a":[1]}'),
         ("[Colour.RED, Word.HI, Point(1, 2)]", '[1,"hi",[1,2]]'),
         ("Word.HI", '"hi"'),
-        ("{1: 'a', 2.5: 'b', True and None: 'c', False: 'd', Word.HI: 'e', Colour.RED: 'a'}",
-         '{"1":"a","2.5":"b","null":"c","false":"d","hi":"e"}'),
+        (
+            "{1: 'a', 2.5: 'b', True and None: 'c', False: 'd', Word.HI: 'e', Colour.RED: 'a'}",
+            '{"1":"a","2.5":"b","null":"c","false":"d","hi":"e"}',
+        ),
         ("[OddDict(a=OddList([1])), OddInt(7), OddStr('x'), OddFloat(1.5)]", '[{"a":[1]},7,"x",1.5]'),
         ("OddStr('[1]')", "[1]"),
         ("'é\\u2028\\x00\\\"\\\\ 😀'", '"é\u2028\\u0000\\"\\\\ 😀"'),
@@ -136,7 +138,7 @@ def test_a_result_nested_too_deep_is_refused_with_a_short_path(run: Run, depth: 
     ("text", "expected"),
     [
         ('{"a":1.0, "n": 123456789012345678901234567890}', '{"a":1.0, "n": 123456789012345678901234567890}'),
-        (' \n[1, 2 ]\n ', "[1, 2 ]"),
+        (" \n[1, 2 ]\n ", "[1, 2 ]"),
         ('{"a": NaN}', None),
         ("[1, 2", None),
         ("[1] [2]", None),
@@ -184,7 +186,10 @@ def test_awaitables_are_awaited_before_they_are_judged(run: Run) -> None:
 
 def test_an_exception_in_a_lazy_value_does_not_break_the_report(run: Run) -> None:
     """Methods of a dict's or list's subclass are not asked what it holds."""
-    code = HERE + "class Evil(dict):\n    def items(self): sys.exit(3)\ndef main(args): return [Evil(a=1), OddList([1, {2}])]"
+    code = (
+        HERE
+        + "class Evil(dict):\n    def items(self): sys.exit(3)\ndef main(args): return [Evil(a=1), OddList([1, {2}])]"
+    )
     failure = run(code).failure
     assert failure["message"] == "result[1][1] is set"
 
@@ -198,4 +203,3 @@ def test_memory_that_runs_out_while_the_result_is_written_is_an_exception(run: R
     )
     failure = run(code).failure
     assert (failure["kind"], failure["message"]) == ("EXCEPTION", "MemoryError")
-

@@ -1,4 +1,4 @@
-"""How inputs reach the code: which way to call it, and with which arguments. The proto's `Entry` is the specification."""
+"""How inputs reach the code: which way to call it, and with which arguments. The proto's `Entry` specifies it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _by_name(parameters: list[Parameter], inputs: dict[str, object]) -> Argument
 
 
 def _described(parameters: list[Parameter]) -> str:
-    """main with its parameters as the user wrote them, without annotations and values of defaults."""
+    """The call of main with its parameters as the user wrote them, without annotations and values of defaults."""
     parts = []
     star = False
     for index, p in enumerate(parameters):

@@ -3,8 +3,8 @@
 The fast way is one pass of the standard library's encoder in C, then a look at the value's shape. Only when one of them
 objects does the slow way walk the value in Python: it decides what is allowed, and says where what is not. The answers:
 
-- None, booleans, strings, finite floats, integers of any size, dicts in order, lists and tuples; subclasses of these by what
-  they hold, whatever methods they override.
+- None, booleans, strings, finite floats, integers of any size, dicts in order, lists and tuples; subclasses of these by
+  what they hold, whatever methods they override.
 - Keys that are numbers, booleans or None become strings as `json` does it, unless two become the same.
 - A string that holds a JSON object or array is taken as that document, its text untouched.
 - A surrogate without its other half becomes its escape, so that the text is always valid UTF-8.
@@ -65,7 +65,7 @@ def loads(text: str) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """The value as JSON text that can be encoded as UTF-8 once `pieces` has cut it. Raises NotSerializable, MemoryError."""
+    """The value as JSON text, which `pieces` makes bytes of. Raises NotSerializable, MemoryError."""
     allow_digits(0)
     if issubclass(type(value), str):
         return _string_or_document(str.__str__(value))
@@ -99,7 +99,7 @@ def _refuse_constant(name: str) -> NoReturn:
 _scan: Callable[[str, int], tuple[Any, int]] = make_scanner(cast(Any, JSONDecoder(parse_constant=_refuse_constant)))
 
 
-def _refuse_type(value: object) -> NoReturn:
+def _refuse_type(_: object) -> NoReturn:
     raise TypeError
 
 
@@ -127,7 +127,7 @@ def _string_or_document(text: str) -> str:
 
 
 def _is_balanced(text: str) -> bool:
-    """Whether brackets outside of strings match: tells a document that is too deep to parse from a text that is none."""
+    """Whether brackets outside of strings match: tells a document that is too deep to parse from another text."""
     closing = []
     for token in TOKEN.finditer(text):
         sign = token[0]

@@ -1,8 +1,8 @@
 """stdout and stderr of user code: quick to write to, and soon seen.
 
-A system call for each print is what makes printing slow in a sandbox, so output is buffered. A line that comes after a pause
-is flushed at once; from then on a thread flushes every 50 ms until nothing comes any more, and sleeps. What would end
-this process, or let another one write to the same streams, flushes before.
+A system call for each print is what makes printing slow in a sandbox, so output is buffered. A line that comes after a
+pause is flushed at once; from then on a thread flushes every 50 ms until nothing comes any more, and sleeps. What would
+end this process, or let another one write to the same streams, flushes before.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class _Buffer(io.BufferedWriter):
 class Streams:
     """Both streams and the thread that flushes them.
 
-    Mutable state: what the buffers hold, whether the thread runs, and whether it has work. A forked child starts with empty
-    buffers and without the thread, which comes back with its first output.
+    Mutable state: what the buffers hold, whether the thread runs, and whether it has work. A forked child starts with
+    empty buffers and without the thread, which comes back with its first output.
     """
 
     def __init__(self) -> None:
@@ -120,10 +120,8 @@ class Streams:
         """Hands everything to the pipes, also what sits in streams that user code has put in place of these."""
         if last_words:
             self._try(lambda: sys.stderr.write(last_words))
-        self._try(lambda: sys.stdout.flush())
-        self._try(lambda: sys.stderr.flush())
-        for text in self._texts:
-            self._try(text.flush)
+        for stream in (sys.stdout, sys.stderr, *self._texts):
+            self._try(lambda stream=stream: stream.flush())
         self._drain()
 
     @staticmethod
@@ -134,7 +132,7 @@ class Streams:
             pass  # what is in place of the stream is closed, or no stream at all
 
     def _drain(self) -> bool:
-        return any([buffer.drain() for buffer in self._buffers])
+        return sum([buffer.drain() for buffer in self._buffers]) > 0
 
     def _wake(self) -> bool:
         """Has the thread flush in a moment; says whether there is one."""

@@ -1,7 +1,8 @@
 """From source text to code objects: what kind of program it is, and how a script gives its result.
 
-A script may have a top-level `return`, which Python does not know. Such a script is compiled as the body of a function in which
-every name is global, and then run like a module. No exception is involved, so no `except` of the user can catch it.
+A script may have a top-level `return`, which Python does not know. Such a script is compiled as the body of a function
+in which every name is global, and then run like a module. No exception is involved, so no `except` of the user can
+catch it.
 """
 
 from __future__ import annotations
@@ -240,7 +241,6 @@ def _calls_main(statement: ast.stmt) -> bool:
         node = todo.pop()
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "main":
             return True
-        for child in ast.iter_child_nodes(node):
-            if not isinstance(child, (ast.stmt, ast.Lambda, ast.ExceptHandler, ast.match_case)):
-                todo.append(child)
+        elsewhere = (ast.stmt, ast.Lambda, ast.ExceptHandler, ast.match_case)
+        todo += [child for child in ast.iter_child_nodes(node) if not isinstance(child, elsewhere)]
     return False

@@ -42,10 +42,11 @@ def rehearse() -> None:
     """Runs small programs on the way that the job will take."""
     for entry, text in REHEARSED:
         run(Job(Source("/rehearsal/main.py", text), "/rehearsal/", entry, {"numbers": [1, 2.5]}), lambda: None)
+    sys.modules.pop("main", None)
 
 
 def nonce() -> str:
-    """What user code's own random numbers would have been, had they not been seeded again right after. Raises OSError."""
+    """What user code's random numbers would have been, had they not been seeded again right after. Raises OSError."""
     reseed()
     drawn = f"{random.getrandbits(256):064x}"
     reseed()
@@ -53,7 +54,7 @@ def nonce() -> str:
 
 
 def reseed() -> None:
-    """Makes this process unlike the others that were restored from the same snapshot. Raises OSError: then nothing may run."""
+    """Makes this process unlike others restored from the same snapshot. Raises OSError: then nothing may run."""
     seed = os.urandom(32)
     modules = sys.modules
     if "random" in modules:
