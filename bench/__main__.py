@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,14 +64,15 @@ def timed(argv: list[str], times: int) -> list[float]:
 
 
 @contextmanager
-def serving() -> Iterator[tuple[str, int]]:
-    """A server on a free port: its address and pid."""
+def serving(**settings: str) -> Iterator[tuple[str, int]]:
+    """A server on a free port, with settings by their variables' names: its address and pid."""
     with tempfile.TemporaryDirectory(prefix="belljar-bench-") as scratch:
         environ = os.environ | {
             "BELLJAR_GRPC__LISTEN": "127.0.0.1:0",
             "BELLJAR_HTTP__LISTEN": "127.0.0.1:0",
             "BELLJAR_RUNTIME_DIR": f"{scratch}/run",
-            "BELLJAR_LOG__LEVEL": "warning",
+            "BELLJAR_LOG__LEVEL": "error",
+            **{f"BELLJAR_{name}": value for name, value in settings.items()},
         }
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("belljar")), "serve"], env=environ, stdout=subprocess.PIPE, text=True
@@ -117,39 +119,127 @@ def bare_runsc(times: int) -> list[float]:
         return taken
 
 
-async def each(work: Callable[[], Awaitable[object]], times: int) -> list[float]:
-    """How long it takes, one after the other."""
-    taken = []
-    for _ in range(times):
-        began = time.perf_counter()
-        await work()
-        taken.append(time.perf_counter() - began)
-    return taken
+@dataclass(frozen=True)
+class Bare:
+    """What the same host does without Belljar, in seconds."""
+
+    python: list[float]
+    node: list[float]
+    runsc: list[float]
+
+    def rows(self) -> list[Row]:
+        """As lines of the table."""
+        return [
+            Row("bare `python3 -c pass`", spread(self.python)),
+            Row("bare `node -e 0`", spread(self.node)) if self.node else Row("bare `node -e 0`", "no node on this host"),
+            Row("bare `runsc run` of `python3 -c pass`", spread(self.runsc)),
+        ]
+
+    def of(self, runtime: str) -> list[float]:
+        """The bare interpreter of a runtime."""
+        return self.python if runtime == "python" else self.node
 
 
-async def latency(client: AsyncClient, times: int) -> list[Row]:
-    """One trivial run per runtime, beside the bare interpreters and runsc itself."""
-    rows = []
-    python = timed(["python3", "-c", "pass"], times)
-    rows.append(Row("bare `python3 -c pass`", spread(python)))
+def measure_bare(times: int) -> Bare:
+    """The things that executions are compared with."""
     node = timed(["node", "-e", "0"], times) if shutil.which("node") else []
-    if node:
-        rows.append(Row("bare `node -e 0`", spread(node)))
-    runsc = bare_runsc(times)
-    rows.append(Row("bare `runsc run` of `python3 -c pass`", spread(runsc)))
-    beside = {"python": python, "javascript": node, "typescript": node}
-    for runtime, code in TRIVIAL.items():
+    return Bare(timed(["python3", "-c", "pass"], times), node, bare_runsc(times))
 
-        async def run(code: str = code, runtime: str = runtime) -> None:
-            (await client.execute(code, runtime=runtime, inputs={"a": 1, "b": 2})).check()
 
-        await run()
-        taken = await each(run, times)
-        ratios = [f"{statistics.median(taken) / statistics.median(runsc):.2f}x runsc run"]
-        if beside[runtime]:
-            ratios.append(f"{statistics.median(taken) / statistics.median(beside[runtime]):.2f}x bare")
-        rows.append(Row(f"Execute over gRPC, {runtime}", spread(taken), ", ".join(ratios)))
+async def trivial(client: AsyncClient, runtime: str) -> Finished:
+    """One run of the smallest useful program."""
+    last: Finished | None = None
+    async for event in client.stream(TRIVIAL[runtime], runtime=runtime, inputs={"a": 1, "b": 2}):
+        if isinstance(event, Finished):
+            last = event
+    assert last is not None
+    assert last.error is None, last.error
+    return last
+
+
+async def latency(client: AsyncClient, bare: Bare, times: int, kind: str, pause: float) -> list[Row]:
+    """One trivial run per runtime, one after the other with a pause between."""
+    rows = []
+    for runtime in TRIVIAL:
+        await trivial(client, runtime)
+        taken = []
+        for _ in range(times):
+            await asyncio.sleep(pause)
+            began = time.perf_counter()
+            await trivial(client, runtime)
+            taken.append(time.perf_counter() - began)
+        middle = statistics.median(taken)
+        ratios = [f"{middle / statistics.median(bare.runsc):.2f}x runsc run"]
+        if bare.of(runtime):
+            ratios.append(f"{middle / statistics.median(bare.of(runtime)):.2f}x bare")
+        ordered = sorted(taken)
+        ratios.append(f"p99 {ordered[int(len(ordered) * 0.99)] / middle:.1f}x p50")
+        rows.append(Row(f"Execute over gRPC, {kind}, {runtime}", spread(taken), ", ".join(ratios)))
     return rows
+
+
+def official_package(times: int) -> float:
+    """Fresh sandboxes a second with the `gvisor` package, four threads, each running the same trivial Python."""
+    import gvisor
+
+    os.environ["PATH"] = f"{runsc_setup.find(config.load(None)).parent}:{os.environ['PATH']}"
+
+    def one(_: int) -> None:
+        with gvisor.Sandbox() as sandbox:
+            done = sandbox.exec("/usr/bin/python3", "-c", "print(1 + 2)")
+            assert done.returncode == 0, done
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, range(times)))
+    return times / (time.perf_counter() - began)
+
+
+async def burst(client: AsyncClient) -> Row:
+    """Twenty at once into a pool of twenty."""
+    taken = []
+    for _ in range(3):
+        await asyncio.sleep(6)  # until the pool is full again
+        began = time.perf_counter()
+        ends = await asyncio.gather(*(trivial(client, "python") for _ in range(20)))
+        taken.append(time.perf_counter() - began)
+        assert len(ends) == 20
+    return Row("a burst of 20 into a pool of 20, all done", spread(taken))
+
+
+def cgroup_value(pid: int, controller: str, file: str) -> float:
+    """A number of the cgroup that holds all sandboxes of a server (the benchmark needs a cgroup v1 or hybrid host)."""
+    for tree in Path(f"/proc/{pid}/root/sys/fs/cgroup/{controller}").rglob("belljar"):
+        return float((tree / file).read_text())
+    return float("nan")
+
+
+async def idle(address: str, pid: int) -> list[Row]:
+    """What waiting sandboxes cost."""
+    del address
+    await asyncio.sleep(15)  # until all pools are full and quiet
+    before, began = cgroup_value(pid, "cpuacct", "cpuacct.usage"), time.perf_counter()
+    await asyncio.sleep(10)
+    used = (cgroup_value(pid, "cpuacct", "cpuacct.usage") - before) / 1e6 / (time.perf_counter() - began)
+    return [Row("CPU of 40 waiting sandboxes together", f"{used:.2f} ms a second")]
+
+
+async def phases(client: AsyncClient, times: int) -> list[Row]:
+    """Where the time of one warm Python run goes, by the server's own clocks."""
+    rows: dict[str, list[float]] = {"whole call": [], "queue": [], "send and prepare": [], "run": [], "collect": []}
+    for _ in range(times):
+        await asyncio.sleep(0.2)
+        began = time.perf_counter()
+        usage = (await trivial(client, "python")).usage
+        rows["whole call"].append(time.perf_counter() - began)
+        rows["queue"].append(usage.queue_time)
+        rows["send and prepare"].append(usage.start_time)
+        rows["run"].append(usage.run_time)
+        rows["collect"].append(usage.collect_time)
+    middle = {name: statistics.median(taken) * 1e3 for name, taken in rows.items()}
+    middle["gRPC, client, event loop"] = middle["whole call"] - sum(ms for name, ms in middle.items() if name != "whole call")
+    text = ", ".join(f"{name} {ms:.2f}" for name, ms in middle.items() if name != "whole call")
+    return [Row("phases of one warm Python run, p50 in ms", f"{middle['whole call']:.2f} =", text)]
 
 
 async def throughput(client: AsyncClient, times: int) -> Row:
@@ -158,7 +248,7 @@ async def throughput(client: AsyncClient, times: int) -> Row:
 
     async def worker() -> None:
         for _ in left:
-            (await client.execute(TRIVIAL["python"], inputs={"a": 1, "b": 2})).check()
+            await trivial(client, "python")
 
     began = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(4)))
@@ -222,16 +312,31 @@ async def timeouts(client: AsyncClient) -> Row:
 
 async def measure(*, quick: bool) -> list[Row]:
     """All rows."""
-    times, many = (5, 100) if quick else (30, 1000)
+    times, many = (5, 100) if quick else (50, 1000)
+    bare = measure_bare(times)
+    rows = bare.rows()
+    with serving(POOL__MAX="0") as (address, _):
+        async with AsyncClient(address) as client:
+            rows += await latency(client, bare, max(5, times // 3), "cold", pause=0)
     with serving() as (address, pid):
         async with AsyncClient(address) as client:
-            rows = await latency(client, times)
+            await asyncio.sleep(5)
+            rows += await latency(client, bare, times, "warm, 5 a second", pause=0.2)
+            rows += await phases(client, times)
             before = rss(pid)
-            rows.append(await throughput(client, many))
+            sustained = await throughput(client, many)
+            official = official_package(max(8, many // 50))
+            ratio = f"{float(sustained.value) / official:.1f}x the `gvisor` package ({official:.2f} a second)"
+            rows.append(Row(sustained.what, sustained.value, ratio))
             rows.append(Row("server RSS before and after these runs", f"{before:.0f} MiB, {rss(pid):.0f} MiB"))
             rows += await logs(client)
             rows += await artifacts(client)
             rows.append(await timeouts(client))
+    with serving(POOL__MIN="20", POOL__MAX="20", POOL__MEMORY_BYTES=str(8 << 30), EXECUTION__MAX_RUNNING="40") as (address, _):
+        async with AsyncClient(address) as client:
+            rows.append(await burst(client))
+    with serving(POOL__MIN="14", POOL__MAX="14", POOL__MEMORY_BYTES=str(8 << 30)) as (address, pid):
+        rows += await idle(address, pid)
     return rows
 
 

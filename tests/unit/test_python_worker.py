@@ -61,7 +61,10 @@ def test_ready_tells_the_exact_version(worker: Worker) -> None:
         ("import asyncio\nasync def f(): return 6\ndef main(args): return asyncio.run(f())", {}, 6),
         ("import asyncio\nasync def f(): return 6\ndef main(args): return f()", {}, 6),
         (
-            "import asyncio\nqueue = asyncio.Queue()\nawait queue.put(1)\nasync def main(args): return await queue.get()",
+            (
+                "import asyncio\nqueue = asyncio.Queue()\nawait queue.put(1)\n"
+                "async def main(args): return await queue.get()"
+            ),
             {},
             1,
         ),
@@ -148,14 +151,20 @@ def test_a_guarded_call_does_not_run_main_twice(run: Run) -> None:
         ),
         ("exec('y = 5')\nreturn y", 5),
         (
-            "import os.path as p, json\nfrom math import pi as q\ndef f(): return p.basename('a/b') + json.dumps(1)\nreturn f()",
+            (
+                "import os.path as p, json\nfrom math import pi as q\n"
+                "def f(): return p.basename('a/b') + json.dumps(1)\nreturn f()"
+            ),
             "b1",
         ),
         ("if (n := 3) > 2:\n    pass\nv = [m := i for i in range(3)]\ndef f(): return n + m\nreturn f()", 5),
         ("x: int = 1\ny: 'str'\ndef f(): return x\nreturn f()", 1),
         ("for i, (a, *b) in [(1, (2, 3, 4))]:\n    pass\ndef f(): return [i, a, b]\nreturn f()", [1, 2, [3, 4]]),
         (
-            "match {'k': [1, 2]}:\n    case {'k': [first, *rest], **others}:\n        def f(): return [first, rest]\n        return f()",
+            (
+                "match {'k': [1, 2]}:\n    case {'k': [first, *rest], **others}:\n"
+                "        def f(): return [first, rest]\n        return f()"
+            ),
             [1, [2]],
         ),
         (
@@ -251,11 +260,12 @@ def test_a_keyword_in_the_wrong_case_gets_a_hint(run: Run) -> None:
 
 
 def test_sources_and_own_modules_can_be_imported_without_leaving_files(run: Run) -> None:
-    """The request's files and modules that code writes are importable, also by our modules' names; no __pycache__ is left."""
+    """The request's files and modules that code writes are importable, also by names of ours, without __pycache__."""
     files = {"report.py": "NAME = 'mine'", "package/__init__.py": "", "package/entry.py": "VALUE = 1"}
     code = (
         "import report, os, sys\nfrom package.entry import VALUE\nopen('made.py', 'w').write('X = 2')\nimport made\n"
-        "[report.NAME, VALUE, made.X, os.getcwd() == HOME, [n for n in ('framing', 'run', 'worker') if n in sys.modules]]"
+        "ours = [name for name in ('framing', 'run', 'worker') if name in sys.modules]\n"
+        "[report.NAME, VALUE, made.X, os.getcwd() == HOME, ours]"
     )
     ran = run(f"import os\nHOME = os.environ['HOME']\n{code}", files=files)
     assert ran.result == ["mine", 1, 2, True, []]
@@ -272,7 +282,8 @@ def main(args):
     class Local:
         x: 'int'
     return [callable(exit), callable(quit), callable(help), __main__.main is main, sys.argv[0].endswith('/main.py'),
-            typing.get_type_hints(Point), pickle.loads(pickle.dumps(Point(1))).x, inspect.getsource(helper), os.environ['A'],
+            typing.get_type_hints(Point), pickle.loads(pickle.dumps(Point(1))).x, inspect.getsource(helper),
+            os.environ['A'],
             __file__ == sys.argv[0], [name for name in os.environ if name.startswith('BELLJAR')]] == [
             True, True, True, True, True, {'x': int}, 1, 'def helper():\\n    return 1\\n', 'b', True, []]
 @dataclasses.dataclass
@@ -318,3 +329,75 @@ def test_integers_of_any_size_and_key_order_survive_both_ways(run: Run) -> None:
 def test_lone_surrogates_survive_both_ways(run: Run) -> None:
     """The result is valid UTF-8 all the same."""
     assert run("def main(args):\n    return args", '{"a\\ud800":"\\udc00é"}').result_json == '{"a\\ud800":"\\udc00é"}'
+
+
+# --- what people write today -------------------------------------------------------------------------------------
+
+DIFY_PARSE = """
+import json, re
+
+def main(llm_output: str) -> dict:
+    try:
+        data = json.loads(llm_output)
+        return {"name": data.get("name", ""), "score": data.get("score", 0)}
+    except json.JSONDecodeError:
+        pass
+    name_match = re.search(r'Name:\\s*(.+)', llm_output)
+    score_match = re.search(r'Score:\\s*(\\d+)', llm_output)
+    return {
+        "name":  name_match.group(1).strip() if name_match else "",
+        "score": int(score_match.group(1)) if score_match else 0,
+    }
+"""
+DIFY_LIST = """
+def main(raw_items: list) -> dict:
+    seen = set()
+    cleaned = []
+    for item in raw_items:
+        key = item.get("id", "").strip().lower()
+        if key and key not in seen:
+            seen.add(key)
+            cleaned.append({
+                "id": key,
+                "label": item.get("name", "").title(),
+                "value": float(item.get("value", 0)),
+            })
+    return {"items": cleaned, "count": len(cleaned)}
+"""
+STACK_FILES = """
+import csv
+
+def main(args):
+    for region in ["us", "eu", "apac"]:
+        with open(f"sales_{region}.csv", "w", newline="") as f:
+            writer = csv.writer(f)
+            writer.writerow(["product", "units"])
+            writer.writerow(["widget", 42])
+
+    return {"generated": 3}
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "inputs", "result"),
+    [
+        (DIFY_PARSE, {"llm_output": '{"name": "Ann", "score": 3}'}, {"name": "Ann", "score": 3}),
+        (DIFY_PARSE, {"llm_output": "Name: Bob \nScore: 42"}, {"name": "Bob", "score": 42}),
+        (
+            DIFY_LIST,
+            {"raw_items": [{"id": " A ", "name": "one two", "value": 1}, {"id": "a"}]},
+            {"items": [{"id": "a", "label": "One Two", "value": 1.0}], "count": 1},
+        ),
+        ("import json\ndef main(args):\n    return json.dumps({'Result': args['x']})", {"x": 1}, {"Result": 1}),
+        (STACK_FILES, {}, {"generated": 3}),
+    ],
+)
+def test_code_of_todays_code_nodes_runs_as_it_stands(run: Run, code: str, inputs: dict[str, Any], result: Any) -> None:
+    """Examples of the documents that users of other code nodes have learned from."""
+    assert run(code, inputs).result == result
+
+
+def test_files_that_code_writes_are_in_its_home(run: Run) -> None:
+    """The working directory is where artifacts are collected."""
+    names = sorted(path.name for path in run(STACK_FILES).home.iterdir())
+    assert names == ["sales_apac.csv", "sales_eu.csv", "sales_us.csv"]

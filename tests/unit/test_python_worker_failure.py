@@ -40,8 +40,8 @@ def test_the_place_is_in_the_users_source_when_the_library_raises(run: Run) -> N
     failure = run(
         "import lib\ndef main(args):\n    return lib.f()",
         files={"lib.py": "import json\ndef f():\n    json.loads('[')"},
-    )
-    assert (failure := failure.failure)["file"] == "lib.py"
+    ).failure
+    assert failure["file"] == "lib.py"
     assert (failure["line"], failure["column"]) == (3, 5)
     assert 'File "lib.py", line 3, in f\n    json.loads' in failure["traceback"]
     assert "decoder.py" in failure["traceback"]
@@ -149,7 +149,10 @@ def test_endless_recursion_is_told_shortly(run: Run, code: str) -> None:
 
 def test_an_endless_chain_of_exceptions_is_cut(run: Run) -> None:
     """10,000 exceptions, each the context of the next, and a chain that is a circle."""
-    chain = "error = None\nfor i in range(10_000):\n    new = ValueError(i)\n    new.__context__ = error\n    error = new\nraise error"
+    chain = (
+        "error = None\nfor i in range(10_000):\n    new = ValueError(i)\n    new.__context__ = error\n"
+        "    error = new\nraise error"
+    )
     assert run(chain).failure["message"] == "ValueError: 9999"
     circle = "a, b = ValueError('a'), ValueError('b')\na.__cause__ = b\nb.__cause__ = a\nraise a"
     assert run(circle).failure["message"] == "ValueError: a"
@@ -185,7 +188,10 @@ def test_the_systems_refusal_is_named(run: Run, code: str, name: str) -> None:
         ("input('?')", "inputs come as"),
         ("import socket\nraise socket.gaierror(-3, 'x')", "no network"),
         (
-            "import urllib.error\ntry:\n    raise OSError(101, 'x')\nexcept OSError as e:\n    raise urllib.error.URLError(e)",
+            (
+                "import urllib.error\ntry:\n    raise OSError(101, 'x')\nexcept OSError as e:\n"
+                "    raise urllib.error.URLError(e)"
+            ),
             "no network",
         ),
         ("open('nothing.txt')", "/home/user"),
@@ -236,23 +242,29 @@ def test_other_exits_keep_their_status_and_what_was_printed(run: Run, code: str,
 # --- code that works against us ----------------------------------------------------------------------------------
 
 SABOTAGE = {
-    "builtins": "import builtins\nchange = setattr\nfor n in list(vars(builtins)):\n    if n not in ('True', '__import__', '__build_class__'): change(builtins, n, None)",
-    "json": "import json\njson.dumps = json.loads = json.JSONEncoder = json.encoder.c_make_encoder = json.scanner = None",
+    "builtins": "import builtins\nchange = setattr\nfor n in list(vars(builtins)):\n"
+    "    if n not in ('True', '__import__', '__build_class__'): change(builtins, n, None)",
+    "json": "import json\n"
+    "json.dumps = json.loads = json.JSONEncoder = json.encoder.c_make_encoder = json.scanner = None",
     "traceback": "import traceback, linecache\nlinecache.getlines = linecache.getline = linecache.checkcache = None\n"
     "traceback.TracebackException.__init__ = traceback.StackSummary.format = None\nlinecache.cache.clear()",
     "os and io": "import os, io, sys, signal, fcntl, gc\n"
-    "for m in (os, io, signal, fcntl, gc):\n    for n in list(vars(m)):\n        if not n.startswith('__'): setattr(m, n, None)",
+    "for m in (os, io, signal, fcntl, gc):\n    for n in list(vars(m)):\n"
+    "        if not n.startswith('__'): setattr(m, n, None)",
     "streams": "import sys\nsys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = None",
     "closed streams": "import sys\nsys.stdout.close()\nsys.stderr.close()",
     "closed files": "import os\nos.closerange(0, 256)",
-    "evil stream": "import sys\nclass S:\n    def __getattr__(self, name): raise SystemExit(9)\nsys.stdout = sys.stderr = S()",
+    "evil stream": "import sys\nclass S:\n    def __getattr__(self, name): raise SystemExit(9)\n"
+    "sys.stdout = sys.stderr = S()",
     "trace": "import sys\ndef t(*a): return t\nsys.settrace(t)\nsys.setprofile(t)",
-    "signals": "import signal\nsignal.signal(signal.SIGALRM, lambda *a: 1 / 0)\nsignal.setitimer(signal.ITIMER_REAL, 0.3, 0.001)",
+    "signals": "import signal\nsignal.signal(signal.SIGALRM, lambda *a: None)\nsignal.setitimer(0, 0.001, 0.001)",
+    "deleted streams": "import sys\ndel sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__",
     "atexit": "import atexit, os, sys\natexit.register(lambda: os.write(1, b'atexit ran'))\nsys.exitfunc = 1",
     "threads": "import threading\nthreading.Thread(target=threading.Event().wait).start()",
     "modules": "import sys\nfor n in list(sys.modules): sys.modules[n] = None",
     "recursion": "import sys\nsys.setrecursionlimit(60)",
-    "garbage": "import gc\nclass D:\n    def __del__(self): raise SystemExit(9)\nx = D(); x.x = x; del x\ngc.set_threshold(1)",
+    "garbage": "import gc\nclass D:\n    def __del__(self): raise SystemExit(9)\nx = D(); x.x = x; del x\n"
+    "gc.set_threshold(1)",
     "hooks": "import sys\nsys.excepthook = sys.unraisablehook = sys.displayhook = lambda *a: 1 / 0",
     "nonblocking": "import os\nfor fd in (1, 2): os.set_blocking(fd, False)",
 }
@@ -280,7 +292,10 @@ def test_sabotage_does_not_hide_a_failure(run: Run, name: str) -> None:
 
 def test_a_trace_function_that_raises_in_our_code_is_the_codes_own_exception(run: Run) -> None:
     """It runs between the code and the report; the report still arrives."""
-    code = "import sys\ndef t(frame, event, arg):\n    if 'worker' in frame.f_code.co_filename: raise ValueError('traced')\nsys.{}(t)\n1"
+    code = (
+        "import sys\ndef t(frame, event, arg):\n"
+        "    if 'worker' in frame.f_code.co_filename: raise ValueError('traced')\nsys.{}(t)\n1"
+    )
     for function in ("settrace", "setprofile"):
         assert run(code.format(function)).failure["message"] == "ValueError: traced"
 
@@ -288,11 +303,13 @@ def test_a_trace_function_that_raises_in_our_code_is_the_codes_own_exception(run
 def test_a_child_that_comes_back_does_not_report(run: Run) -> None:
     """After os.fork both return from the code; one process is the worker."""
     ran = run(
-        "import os\nprint('before')\npid = os.fork()\nif pid: os.waitpid(pid, 0)\nprint('x')\n'parent' if pid else 'child'"
+        "import os\nprint('before')\npid = os.fork()\nif pid: os.waitpid(pid, 0)\nprint('x')\n"
+        "'parent' if pid else 'child'"
     )
     assert (ran.result, ran.stdout) == ("parent", "before\nx\nx\n")
     ran = run(
-        "import os\npid = os.fork()\nif not pid: raise ValueError('child')\nos.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])"
+        "import os\npid = os.fork()\nif not pid: raise ValueError('child')\n"
+        "os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])"
     )
     assert ran.result == 1
     assert 'File "main.py", line 3' in ran.stderr
@@ -375,7 +392,8 @@ for i in range(3):
 def test_warnings_and_thread_exceptions_go_to_stderr(run: Run) -> None:
     """As in ordinary Python, with the user's source lines."""
     ran = run(
-        "import threading, warnings\nwarnings.warn('careful')\nt = threading.Thread(target=lambda: 1 / 0)\nt.start()\nt.join()"
+        "import threading, warnings\nwarnings.warn('careful')\nt = threading.Thread(target=lambda: 1 / 0)\n"
+        "t.start()\nt.join()"
     )
     assert ran.ok
     assert "main.py:2: UserWarning: careful" in ran.stderr
@@ -396,7 +414,10 @@ def test_a_million_prints_are_quick_and_complete(run: Run) -> None:
 
 def test_a_warm_worker_has_the_library_and_is_reseeded(run: Run) -> None:
     """Modules are there before the job, random numbers are not the snapshot's, the variable is not passed on."""
-    code = "import sys, os, random\n['asyncio' in sys.modules, 'ssl' in sys.modules, os.environ.get('BELLJAR_WARM'), random.random()]"
+    code = (
+        "import sys, os, random\n"
+        "['asyncio' in sys.modules, 'ssl' in sys.modules, os.environ.get('BELLJAR_WARM'), random.random()]"
+    )
     first, second = (run(code, worker_env={"BELLJAR_WARM": "1"}).result for _ in range(2))
     assert first[:3] == second[:3] == [True, True, None]
     assert first[3] != second[3]

@@ -18,7 +18,7 @@ _mro_of_type = type.__dict__["__mro__"].__get__
 
 LISTABLE = frozenset(
     "generator range map filter zip enumerate reversed dict_keys dict_values dict_items deque array islice chain"
-    " list_iterator tuple_iterator set_iterator dict_keyiterator dict_valueiterator dict_itemiterator".split()
+    " list_iterator tuple_iterator set_iterator dict_keyiterator dict_valueiterator dict_itemiterator".split()  # noqa: SIM905  words
 )
 BY_TYPE = {
     "datetime.date": "Return its text: value.isoformat().",
@@ -138,7 +138,8 @@ def _for_missing_name(name: object, inputs: dict[str, object], known: Iterable[s
     if type(name) is not str:
         return ""
     if name in inputs:
-        return f"{name[:100]} is an input: make it a parameter of main, or take def main(args) and use args[{name[:100]!r}]."
+        short = name[:100]
+        return f"{short} is an input: make it a parameter of main, or take def main(args) and use args[{short!r}]."
     if name in OTHER_LANGUAGES:
         return f"In Python it is {OTHER_LANGUAGES[name]}."
     lower = name.lower()

@@ -13,6 +13,7 @@ objects does the slow way walk the value in Python: it decides what is allowed, 
 from __future__ import annotations
 
 import builtins
+import math
 import re
 import sys
 from _json import encode_basestring, make_encoder, make_scanner
@@ -37,6 +38,7 @@ PLAIN_ITEMS = (dict.items, OrderedDict.items)
 CONTAINERS = (dict, list, tuple)
 SCALARS = frozenset({str, int, float, bool, type(None)})
 
+_is_finite, _is_nan = math.isfinite, math.isnan
 quote: Callable[[str], str] = encode_basestring
 allow_digits = getattr(sys, "set_int_max_str_digits", lambda _: None)
 path_key = re.compile(r"[^\W\d]\w*").fullmatch
@@ -183,12 +185,9 @@ def _key_text(key: Any) -> str | None:
         return "true" if key else "false"
     if issubclass(kind, int):
         return int.__repr__(key)
-    if issubclass(kind, float) and key == key and key not in (_INFINITY, -_INFINITY):  # noqa: PLR0124
+    if issubclass(kind, float) and _is_finite(key):
         return float.__repr__(key)
     return None
-
-
-_INFINITY = float("inf")
 
 
 class _Writer:
@@ -223,9 +222,9 @@ class _Writer:
             self._refuse(f" is {type_name(kind)}", for_value(value))
 
     def _write_float(self, value: float) -> None:
-        if value != value:  # noqa: PLR0124
+        if _is_nan(value):
             self._refuse(" is NaN", "JSON has no NaN: return None instead.")
-        if value in (_INFINITY, -_INFINITY):
+        if not _is_finite(value):
             name = "Infinity" if value > 0 else "-Infinity"
             self._refuse(f" is {name}", "JSON has no infinity: return None or a string instead.")
         self._parts.append(float.__repr__(value))

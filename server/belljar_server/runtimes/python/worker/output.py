@@ -7,6 +7,7 @@ end this process, or let another one write to the same streams, flushes before.
 
 from __future__ import annotations
 
+import _posixsubprocess
 import builtins
 import functools
 import io
@@ -17,8 +18,6 @@ import warnings
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable
 from typing import Any
-
-import _posixsubprocess
 
 globals()["__builtins__"] = vars(builtins).copy()  # user code may replace builtins; functions below keep these
 
@@ -119,17 +118,20 @@ class Streams:
     def flush(self, last_words: str = "") -> None:
         """Hands everything to the pipes, also what sits in streams that user code has put in place of these."""
         if last_words:
-            self._try(lambda: sys.stderr.write(last_words))
-        for stream in (sys.stdout, sys.stderr, *self._texts):
-            self._try(lambda stream=stream: stream.flush())
+            try:
+                sys.stderr.write(last_words)
+            except BaseException:
+                pass
+        for stream in (getattr(sys, "stdout", None), getattr(sys, "stderr", None), *self._texts):
+            self._flush(stream)
         self._drain()
 
     @staticmethod
-    def _try(action: Callable[[], object]) -> None:
+    def _flush(stream: Any) -> None:
         try:
-            action()
+            stream.flush()
         except BaseException:
-            pass  # what is in place of the stream is closed, or no stream at all
+            pass  # it is closed, or no stream at all
 
     def _drain(self) -> bool:
         return sum([buffer.drain() for buffer in self._buffers]) > 0

@@ -6,7 +6,6 @@ catch it.
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast

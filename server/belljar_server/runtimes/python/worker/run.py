@@ -130,7 +130,7 @@ def _evaluate(prepared: Prepared, variables: dict[str, Any], job: Job) -> object
     try:
         result: object = None
         for code in prepared.steps:
-            result = eval(code, variables)  # noqa: S307  running this is what the worker is for
+            result = eval(code, variables)  # noqa: S307  running it is what the worker is for
             if code.co_flags & CO_COROUTINE:
                 result = loop.wait_for(result)
         if not prepared.is_script:

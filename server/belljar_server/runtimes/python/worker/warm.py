@@ -19,7 +19,7 @@ USUAL = (
     " queue random re secrets shlex shutil signal socket sqlite3 ssl stat statistics string struct subprocess tempfile"
     " textwrap threading time traceback types typing unicodedata urllib.error urllib.parse urllib.request uuid warnings"
     " weakref xml.etree.ElementTree zipfile zlib zoneinfo"
-).split()
+).split()  # noqa: SIM905  words
 """What code nodes import, and what these import in turn."""
 
 

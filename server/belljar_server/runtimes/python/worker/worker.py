@@ -1,12 +1,13 @@
 """The Python worker: warms up, waits for one JOB on fd 3, runs it, answers, and ends.
 
-`runtimes/__init__.py` is its contract. Everything that is needed after user code has run is referred to before: user code
-may change any module, and does not owe us its cooperation. Whatever it does, this process ends by `os._exit`, without a
-look at atexit, threads or destructors.
+`runtimes/__init__.py` is its contract. Everything that is needed after user code has run is referred to before: user
+code may change any module, and does not owe us its cooperation. Whatever it does, this process ends by `os._exit`, without
+a look at atexit, threads or destructors.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the functions in C: those of `signal` use what user code can change
 import builtins
 import fcntl
 import gc
@@ -17,8 +18,6 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn
-
-import _signal  # type: ignore[import-not-found]  # the functions in C: those of `signal` use what user code can change
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OPTIONS = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
@@ -60,8 +59,9 @@ gc_disable = gc.disable
 set_timer = _signal.setitimer
 get_handler = _signal.getsignal
 set_handler = _signal.signal
-get_tool = sys.monitoring.get_tool if sys.version_info >= (3, 12) else lambda _: None
-set_events = sys.monitoring.set_events if sys.version_info >= (3, 12) else lambda _, __: None
+monitoring: Any = getattr(sys, "monitoring", None)  # from Python 3.12 on
+get_tool = monitoring.get_tool if monitoring else lambda _: None
+set_events = monitoring.set_events if monitoring else lambda *_: None
 signals = sorted(map(int, signal.valid_signals()))
 real_timer, ignored = int(signal.ITIMER_REAL), int(signal.SIG_IGN)
 
