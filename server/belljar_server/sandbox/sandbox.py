@@ -206,9 +206,12 @@ class RunscSandbox:
 
     async def _send(self, job: Job) -> None:
         limits = job.limits
-        self._group.limit_memory(limits.memory_bytes)
-        self._group.limit_tasks(limits.processes * HOST_TASKS_PER_GUEST_TASK + HOST_TASKS_OF_SENTRY)
-        self._group.limit_cpu(limits.cpus)
+        try:
+            self._group.limit_memory(limits.memory_bytes)
+            self._group.limit_tasks(limits.processes * HOST_TASKS_PER_GUEST_TASK + HOST_TASKS_OF_SENTRY)
+            self._group.limit_cpu(limits.cpus)
+        except OSError as error:
+            raise SandboxFailed(f"a limit could not be set: {error}") from error
         prepare = {
             name: getattr(limits, name)
             for name in ("disk_bytes", "processes", "open_files", "artifact_count", "artifact_bytes")

@@ -17,8 +17,8 @@ _module_of_type = type.__dict__["__module__"].__get__
 _mro_of_type = type.__dict__["__mro__"].__get__
 
 LISTABLE = frozenset(
-    "generator range map filter zip enumerate reversed dict_keys dict_values dict_items deque array islice chain"
-    " list_iterator tuple_iterator set_iterator dict_keyiterator dict_valueiterator dict_itemiterator".split()  # noqa: SIM905  words
+    "generator range map filter zip enumerate reversed dict_keys dict_values dict_items deque array islice chain"  # noqa: SIM905
+    " list_iterator tuple_iterator set_iterator dict_keyiterator dict_valueiterator dict_itemiterator".split()
 )
 BY_TYPE = {
     "datetime.date": "Return its text: value.isoformat().",

@@ -11,7 +11,7 @@ import sys
 from program import Source
 from run import Job, run
 
-USUAL = (
+USUAL = (  # noqa: SIM905  words
     "abc argparse array asyncio base64 binascii bisect calendar cmath collections.abc colorsys concurrent.futures"
     " configparser contextlib copy csv ctypes dataclasses datetime decimal difflib email.message email.utils enum"
     " fractions functools getpass glob gzip hashlib heapq hmac html html.parser http.client http.cookies inspect io"
@@ -19,7 +19,7 @@ USUAL = (
     " queue random re secrets shlex shutil signal socket sqlite3 ssl stat statistics string struct subprocess tempfile"
     " textwrap threading time traceback types typing unicodedata urllib.error urllib.parse urllib.request uuid warnings"
     " weakref xml.etree.ElementTree zipfile zlib zoneinfo"
-).split()  # noqa: SIM905  words
+).split()
 """What code nodes import, and what these import in turn."""
 
 

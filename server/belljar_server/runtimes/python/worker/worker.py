@@ -1,8 +1,8 @@
 """The Python worker: warms up, waits for one JOB on fd 3, runs it, answers, and ends.
 
 `runtimes/__init__.py` is its contract. Everything that is needed after user code has run is referred to before: user
-code may change any module, and does not owe us its cooperation. Whatever it does, this process ends by `os._exit`, without
-a look at atexit, threads or destructors.
+code may change any module, and does not owe us its cooperation. Whatever it does, this process ends by `os._exit`,
+without a look at atexit, threads or destructors.
 """
 
 from __future__ import annotations
