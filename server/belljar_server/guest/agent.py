@@ -35,6 +35,7 @@ from typing import Any, NoReturn
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import framing
+import refusals
 
 Identity = tuple[int, int, int, int]
 
@@ -123,6 +124,7 @@ class Worker:
             os.setgroups([])
             os.setresgid(USER, USER, USER)
             os.setresuid(USER, USER, USER)
+            refusals.install()
             os.execv(argv[0], argv)
         finally:
             os._exit(127)
