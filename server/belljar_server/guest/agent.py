@@ -340,7 +340,11 @@ def walk(folder: bytes, depth: int, skipped: Skipped) -> Iterator[tuple[int, byt
         return
     with entries:
         for entry in entries:
-            info = entry.stat(follow_symlinks=False)
+            try:
+                info = entry.stat(follow_symlinks=False)
+            except OSError as error:  # the name of its folder may be nearly as long as a path can be
+                skipped.add(entry.path, str(error.strerror))
+                continue
             if stat.S_ISREG(info.st_mode):
                 yield info.st_ctime_ns, entry.path, info.st_size, identity(info)
             elif not stat.S_ISDIR(info.st_mode):
