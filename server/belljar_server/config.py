@@ -80,7 +80,7 @@ class MaxLimits(LimitSet):
     cpu_time: Annotated[float, Field(gt=0)] = 3600.0
     cpus: Annotated[float, Field(gt=0)] = float(max(1, os.cpu_count() or 1))
     memory_bytes: Annotated[int, Field(gt=0)] = 4 * GIB
-    processes: Annotated[int, Field(gt=0)] = 4096
+    processes: Annotated[int, Field(gt=0)] = 4000
     disk_bytes: Annotated[int, Field(gt=0)] = 4 * GIB
     open_files: Annotated[int, Field(gt=0)] = 65536
     output_bytes: Annotated[int, Field(ge=0)] = 16 * MIB

@@ -239,6 +239,10 @@ class Executor:
         verdict = judge(ending, run.execution.request.limits, environment.runtime.main_file)
         if verdict.failure and verdict.failure.kind is ErrorKind.SANDBOX_FAILED:
             self._sandbox_failed(run.execution, ending.fault)
+        if ending.fault and ending.wait_status is not None:
+            log.error("artifacts were not collected", execution_id=run.execution.id, error=ending.fault)
+            if not run.warnings:  # else it was the store, and is told already
+                run.warnings.append("some artifacts are missing: the sandbox ended while they were collected")
         run.warnings += [f"limits.{name} is not enforced on this host" for name in sorted(self._waived)]
         for name, reason in ending.skipped:
             run.warnings.append(f"{show_name(name)!r} was left out: {reason}" if name else reason)

@@ -103,6 +103,7 @@ class Worker:
                 result.append(payload)
             if kind == framing.REPORT:
                 report = json.loads(payload)
+        self.sock.close()
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self.pid = 0
         report = report or {}

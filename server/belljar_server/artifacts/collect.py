@@ -90,9 +90,10 @@ class Collector:
         task.add_done_callback(self._storing.discard)
 
     async def finish(self) -> None:
-        """Waits until all that came is stored."""
+        """Waits until all that came is stored; lets go of one that did not come to its end."""
         while self._storing:
             await asyncio.wait(self._storing)
+        await self._forget()
 
     async def abort(self) -> None:
         """Lets go of what is not stored yet. Safe to call twice."""

@@ -35,6 +35,7 @@ from typing import Any, NoReturn
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import framing
+import refusals
 
 Identity = tuple[int, int, int, int]
 
@@ -123,6 +124,7 @@ class Worker:
             os.setgroups([])
             os.setresgid(USER, USER, USER)
             os.setresuid(USER, USER, USER)
+            refusals.install()
             os.execv(argv[0], argv)
         finally:
             os._exit(127)
@@ -338,7 +340,11 @@ def walk(folder: bytes, depth: int, skipped: Skipped) -> Iterator[tuple[int, byt
         return
     with entries:
         for entry in entries:
-            info = entry.stat(follow_symlinks=False)
+            try:
+                info = entry.stat(follow_symlinks=False)
+            except OSError as error:  # the name of its folder may be nearly as long as a path can be
+                skipped.add(entry.path, str(error.strerror))
+                continue
             if stat.S_ISREG(info.st_mode):
                 yield info.st_ctime_ns, entry.path, info.st_size, identity(info)
             elif not stat.S_ISDIR(info.st_mode):

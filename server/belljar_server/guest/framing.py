@@ -11,7 +11,7 @@ Both connections are stream sockets. Between host and agent (fd 0 of the agent):
 Between agent and worker (fd 3 of the worker):
 
     agent -> worker WAKE*, JOB
-    worker -> agent READY, and once more for each WAKE; then RESULT*, REPORT, and the worker exits
+    worker -> agent READY, and once more for each WAKE; then RESULT*, REPORT; the agent closes, the worker exits
 
 A worker's frames are untrusted once user code runs: agent and host believe nothing in them but that user code sent them.
 """

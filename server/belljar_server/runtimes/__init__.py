@@ -23,7 +23,8 @@ On JOB the worker changes to /home/user, sets the environment, makes the sources
   traceback are the user's own source; `errno` is the name (`ENOSPC`, `EAGAIN`) when a system call's failure is the cause,
   else empty: the host makes DISK_LIMIT and PROCESS_LIMIT of it when its own evidence agrees.
 
-It flushes stdout and stderr before it sends REPORT, then exits: 0 after ok, 1 after an error. Only the worker process itself
+It flushes stdout and stderr before it sends REPORT, then exits: 0 after ok, 1 after an error. After a REPORT with
+`errno` EAGAIN it waits for the agent to close fd 3, so that what it runs can be counted. Only the worker process itself
 reports; a child that user code forked does not. Output reaches the pipes within 50 ms of the write, without one system call for each.
 What user code does to the language's own modules must not change what the worker does afterwards: take references first.
 """

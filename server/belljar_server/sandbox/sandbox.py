@@ -36,6 +36,8 @@ HEARTBEAT_TIMEOUT = 5.0
 """Seconds in which a waiting sandbox must answer."""
 WATCH_INTERVAL = 0.1
 """Seconds between two looks at the kernel's counters while user code runs."""
+COLLECT_PATIENCE = 30.0
+"""Seconds that the agent may look for the next file; some hundred thousand of them, as many as memory holds, take five."""
 HOST_TASKS_PER_GUEST_TASK = 4
 HOST_TASKS_OF_SENTRY = 256
 """The backstop on host tasks; the limit that users see is enforced inside the sandbox and told as such."""
@@ -178,7 +180,12 @@ class RunscSandbox:
         return self._ending(progress)
 
     def stop(self, reason: Stop) -> None:
-        """Ends user code now; `run` returns soon after. The first reason counts."""
+        """Ends user code now; `run` returns soon after. The first reason counts.
+
+        When user code is over, its files still go to a client that waits for them, not to one that has left.
+        """
+        if self._over.is_set() and reason in (Stop.CANCELLED, Stop.SHUTDOWN):
+            self._group.kill()
         if self._stop or self._over.is_set():
             return
         self._stop = reason
@@ -287,7 +294,11 @@ class RunscSandbox:
 
     async def _collect(self, listener: Listener, progress: _Progress) -> None:
         while True:
-            kind, payload = await self._channel.receive()
+            try:
+                async with asyncio.timeout(COLLECT_PATIENCE):
+                    kind, payload = await self._channel.receive()
+            except TimeoutError:
+                raise ChannelClosed(f"no file came out for {COLLECT_PATIENCE:g} s") from None
             if kind == framing.DATA:
                 await listener.on_artifact_data(payload)
             elif kind == framing.ARTIFACT:

@@ -48,6 +48,7 @@ MONITORING_TOOLS = 6
 MAX_REPORT = 256 * 1024
 
 exit_now = os._exit
+read = os.read
 write = os.write
 pack_header = framing.HEADER.pack
 getpid = os.getpid
@@ -94,6 +95,11 @@ class Channel:
         view = memoryview(pack_header(kind, len(payload)) + payload)
         while view:
             view = view[write(self._fd, view) :]
+
+    def wait_for_end(self) -> None:
+        """Returns when the agent has taken the report and closed its end. Raises OSError."""
+        while read(self._fd, 1):
+            pass
 
     def _look(self, fstat: Callable[[int], os.stat_result] = os.fstat) -> tuple[int, int]:
         info = fstat(self._fd)
@@ -187,6 +193,8 @@ def _finish(ending: Ending, channel: Channel | None, streams: Streams) -> int:
         for piece in jsonvalue.pieces(ending.text):
             channel.send(framing.RESULT, piece)
     channel.send(framing.REPORT, report_of(ending))
+    if isinstance(ending, Failed) and ending.error["errno"] == "EAGAIN":
+        channel.wait_for_end()  # the agent counts what runs, and our threads are to be among it
     return status
 
 
