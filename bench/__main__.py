@@ -109,7 +109,8 @@ def bare_runsc(times: int) -> list[float]:
             subprocess.run(
                 [
                     binary, f"--root={scratch}/state", f"--platform={settings.sandbox.platform}", "--network=none",
-                    "--ignore-cgroups", "--directfs=false", "--overlay2=none", "run", f"--bundle={bundle}", f"bench{number:04}",
+                    "--ignore-cgroups", "--directfs=false", "--overlay2=none", "run", f"--bundle={bundle}",
+                    f"bench{number:04}",
                 ],
                 check=True,
                 stdin=subprocess.DEVNULL,
@@ -131,7 +132,9 @@ class Bare:
         """As lines of the table."""
         return [
             Row("bare `python3 -c pass`", spread(self.python)),
-            Row("bare `node -e 0`", spread(self.node)) if self.node else Row("bare `node -e 0`", "no node on this host"),
+            Row("bare `node -e 0`", spread(self.node))
+            if self.node
+            else Row("bare `node -e 0`", "no node on this host"),
             Row("bare `runsc run` of `python3 -c pass`", spread(self.runsc)),
         ]
 
@@ -237,7 +240,9 @@ async def phases(client: AsyncClient, times: int) -> list[Row]:
         rows["run"].append(usage.run_time)
         rows["collect"].append(usage.collect_time)
     middle = {name: statistics.median(taken) * 1e3 for name, taken in rows.items()}
-    middle["gRPC, client, event loop"] = middle["whole call"] - sum(ms for name, ms in middle.items() if name != "whole call")
+    middle["gRPC, client, event loop"] = middle["whole call"] - sum(
+        ms for name, ms in middle.items() if name != "whole call"
+    )
     text = ", ".join(f"{name} {ms:.2f}" for name, ms in middle.items() if name != "whole call")
     return [Row("phases of one warm Python run, p50 in ms", f"{middle['whole call']:.2f} =", text)]
 
@@ -263,10 +268,12 @@ async def logs(client: AsyncClient) -> list[Row]:
         if isinstance(event, Output):
             size += len(event.content)
             first, last = first or time.perf_counter(), time.perf_counter()
-    bare = subprocess.run(
-        [sys.executable, "-c", "import time\nt=time.perf_counter()\n" + code + "import sys\nprint(time.perf_counter()-t,file=sys.stderr)"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    timed_code = (
+        f"import sys, time\nbegan = time.perf_counter()\n{code}print(time.perf_counter() - began, file=sys.stderr)\n"
+    )
+    bare = subprocess.run(  # noqa: ASYNC221  nothing else may run beside it
+        [sys.executable, "-c", timed_code], check=True, capture_output=True, text=True
+    )
     rate, bare_rate = size / MIB / (last - first), 16 / float(bare.stderr)
     waited = []
     for _ in range(5):
@@ -332,7 +339,10 @@ async def measure(*, quick: bool) -> list[Row]:
             rows += await logs(client)
             rows += await artifacts(client)
             rows.append(await timeouts(client))
-    with serving(POOL__MIN="20", POOL__MAX="20", POOL__MEMORY_BYTES=str(8 << 30), EXECUTION__MAX_RUNNING="40") as (address, _):
+    with serving(POOL__MIN="20", POOL__MAX="20", POOL__MEMORY_BYTES=str(8 << 30), EXECUTION__MAX_RUNNING="40") as (
+        address,
+        _,
+    ):
         async with AsyncClient(address) as client:
             rows.append(await burst(client))
     with serving(POOL__MIN="14", POOL__MAX="14", POOL__MEMORY_BYTES=str(8 << 30)) as (address, pid):

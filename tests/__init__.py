@@ -1,0 +1,1 @@
+"""Tests of Belljar; CONTRIBUTING.md says what is where."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from belljar_client import Client, Result
 
 BELLJAR = str(Path(sys.executable).with_name("belljar"))
@@ -100,7 +101,12 @@ def running_server(*, ready: bool = True, **settings: str) -> Iterator[Server]:
         log = Path(temporary) / "log"
         with log.open("wb") as errors:
             process = subprocess.Popen(
-                [BELLJAR, "serve"], env=environ, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+                [BELLJAR, "serve"],
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
             )
         assert process.stdout is not None
         try:

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Mapping
 
 import grpc
 import structlog
-from belljar.v1 import sandbox_pb2, sandbox_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from belljar.v1 import sandbox_pb2, sandbox_pb2_grpc
 from belljar_server import config, http, runtimes
 from belljar_server.artifacts import ArtifactStore
 from belljar_server.artifacts.local import LocalStore
@@ -45,7 +45,7 @@ CLOSE_SECONDS = 5.0
 """Time for streams to take their last events once all executions are over."""
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition root, top to bottom
     """Serves until SIGTERM or SIGINT. Raises HostNotReady when the host or the settings do not allow to start."""
     configure_log(settings.log)
     sys.setrecursionlimit(RECURSION_LIMIT)
@@ -146,14 +146,15 @@ async def serve(settings: Settings) -> None:
 
 
 def check_limits(missing: Mapping[str, str], settings: Settings) -> frozenset[str]:
-    """The limits that are not enforced because the operator waived them. Raises HostNotReady for any other that cannot be."""
+    """The limits that are not enforced because the operator waived them. Raises HostNotReady for any other."""
     refused = {name: reason for name, reason in missing.items() if name not in settings.limits.waived}
     if refused:
         lines = "\n".join(f"  limits.{name}: {reason}" for name, reason in sorted(refused.items()))
         names = ", ".join(f'"{name}"' for name in sorted(refused))
         raise HostNotReady(
             f"this host cannot enforce:\n{lines}\n"
-            f"Give the service a writable cgroup (`belljar doctor` tells how), or accept it with limits.waived = [{names}]"
+            "Give the service a writable cgroup (`belljar doctor` tells how),"
+            f" or accept it with limits.waived = [{names}]"
         )
     for name, reason in missing.items():
         log.warning("limit is not enforced", limit=name, reason=reason)

@@ -97,9 +97,9 @@ class LimitSettings(_Section):
     max: MaxLimits = MaxLimits()
     """The highest value of each."""
     waived: frozenset[WaivableLimit] = frozenset()
-    """Limits that this host cannot enforce and that you accept as not enforced; without this the server does not start."""
+    """Limits that this host cannot enforce and that you accept as such; else the server does not start."""
     output_flood_bytes: Annotated[int, Field(gt=0)] = 256 * MIB
-    """Output of one execution after which it is ended with OUTPUT_LIMIT; what is beyond output_bytes is dropped until then."""
+    """Output of one execution, dropped or not, after which it is ended with OUTPUT_LIMIT."""
 
     @model_validator(mode="after")
     def _defaults_are_below_ceilings(self) -> Self:
@@ -246,8 +246,8 @@ class Settings(BaseSettings):
             host, _ = split_address(name, listen)
             if not _is_loopback(host) and not self.insecure_public_plaintext:
                 raise ValueError(
-                    f"{name} is {listen}, which is not loopback. Whoever reaches it could run code: there is no TLS and no"
-                    " token yet. Set insecure_public_plaintext to true if that is meant"
+                    f"{name} is {listen}, which is not loopback. Whoever reaches it could run code: there is no TLS"
+                    " and no token yet. Set insecure_public_plaintext to true if that is meant"
                 )
         return self
 
@@ -286,7 +286,8 @@ def load(file: Path | None, environ: Mapping[str, str] = os.environ) -> Settings
     except ValidationError as error:
         where = f" in {file} or the environment" if file else " in the environment"
         lines = [
-            f"  {'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}" for problem in error.errors()
+            f"  {'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
+            for problem in error.errors()
         ]
         raise HostNotReady(f"wrong settings{where}:\n" + "\n".join(lines)) from error
 

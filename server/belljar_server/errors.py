@@ -38,7 +38,7 @@ class NotFound(BelljarError):
 
 
 class Overloaded(BelljarError):
-    """The server has no room now (executions, disk, memory). Nothing was started; try again after `retry_after` seconds."""
+    """The server has no room now (executions, disk). Nothing was started; try again after `retry_after` seconds."""
 
     def __init__(self, reason: str, retry_after: float) -> None:
         super().__init__(reason)

@@ -80,7 +80,7 @@ class Execution:
             self.tell(Output(stream, piece))
 
     async def follow(self) -> AsyncGenerator[Event, None]:
-        """All events from the first to `finished`. The execution is told when its last follower leaves before the end."""
+        """All events from the first to `finished`. When the last follower leaves early, the execution is told."""
         self._followers += 1
         position = 0
         try:

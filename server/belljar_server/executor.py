@@ -1,7 +1,7 @@
 """Runs executions: admit, acquire a sandbox, run, collect, decide, tell. Reads like the list of what happens.
 
-Each accepted execution is a task of its own that no client's fate touches; whatever happens inside, it ends with exactly
-one `finished`. Mutable state of the executor: the executions under way, and those kept for a replay.
+Each accepted execution is a task of its own that no client's fate touches; whatever happens inside, it ends with
+exactly one `finished`. Mutable state of the executor: the executions under way, and those kept for a replay.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Journal(Protocol):
 class Executor:
     """Takes validated requests and runs them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all that it works with, by name
         self,
         *,
         settings: ExecutionSettings,
@@ -101,7 +101,7 @@ class Executor:
             }
             for execution, run in self._running.items()
         ]
-        admission = {"running": self.admission.running, "waiting": self.admission.waiting}
+        admission: dict[str, object] = {"running": self.admission.running, "waiting": self.admission.waiting}
         return {"admission": [admission], "under way": under_way, "ended lately": list(reversed(self._recent))}
 
     async def submit(self, request: ExecutionRequest) -> Execution:

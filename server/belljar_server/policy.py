@@ -1,4 +1,4 @@
-"""Decides what a request may do: a pure function from what was asked and the settings to a validated request, or a refusal.
+"""Decides what a request may do: a pure function from what was asked and the settings to a request, or a refusal.
 
 Every violation names the field, what was given and what is allowed; all of them are told at once. Nothing is started
 here and nothing is lowered in silence.
@@ -69,7 +69,9 @@ class Draft:
     disconnect_policy: DisconnectPolicy | None = DisconnectPolicy.CANCEL
 
 
-def judge(draft: Draft, settings: LimitSettings, runtimes: Iterable[str]) -> ExecutionRequest:
+def judge(  # noqa: C901  one question after the other
+    draft: Draft, settings: LimitSettings, runtimes: Iterable[str]
+) -> ExecutionRequest:
     """The validated request with effective limits. Raises InvalidRequest with everything that is wrong."""
     wrong: list[Violation] = []
 
@@ -152,7 +154,9 @@ def _judge_limits(asked: dict[str, float | int], settings: LimitSettings, refuse
         elif math.isfinite(value) and floor <= value <= ceiling:
             values[name] = value
         else:
-            refuse(f"limits.{name}", f"is {value:g}; {floor:g} to {ceiling:g} {unit(name)} are allowed".replace("  ", " "))
+            refuse(
+                f"limits.{name}", f"is {value:g}; {floor:g} to {ceiling:g} {unit(name)} are allowed".replace("  ", " ")
+            )
             values[name] = floor
     if "cpu_time" not in asked:
         values["cpu_time"] = min(values["timeout"] * max(1.0, values["cpus"]), settings.max.cpu_time)
@@ -293,12 +297,12 @@ def nesting(text: str, enough: int) -> int:
         return 0
     depth = deepest = 0
     for match in _BRACKETS.finditer(text):
-        token = match[0]
-        if token in "{[":
+        bracket = match[0]
+        if bracket in "{[":
             depth += 1
             deepest = max(deepest, depth)
             if deepest > enough:
                 break
-        elif token in "}]":
+        elif bracket in "}]":
             depth -= 1
     return deepest

@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 
 import grpc
 import structlog
-from belljar.v1 import sandbox_pb2 as pb
-from belljar.v1 import sandbox_pb2_grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from belljar.v1 import sandbox_pb2 as pb
+from belljar.v1 import sandbox_pb2_grpc
 from belljar_server import models, policy
 from belljar_server.config import Settings
 from belljar_server.errors import BelljarError, InvalidRequest, NotFound, Overloaded, Unavailable, Violation
@@ -142,7 +142,9 @@ def to_draft(request: pb.ExecuteRequest) -> policy.Draft:
         labels=tuple(sorted(request.labels.items())),
         limits=limits,
         request_id=request.request_id,
-        fingerprint=hashlib.sha256(request.SerializeToString(deterministic=True)).digest() if request.request_id else b"",
+        fingerprint=hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+        if request.request_id
+        else b"",
         disconnect_policy=DISCONNECT_POLICIES.get(request.disconnect_policy),
     )
 
@@ -288,5 +290,3 @@ def _reason(error: BelljarError) -> str:
     """UPPER_SNAKE_CASE of the class, as AIP-193 wants it."""
     name = type(error).__name__
     return "".join(f"_{letter}" if letter.isupper() and at else letter for at, letter in enumerate(name)).upper()
-
-

@@ -1,7 +1,7 @@
 """Decides what an ending means for the user: a pure function from evidence to outcome, exit code and failure.
 
-The order of the questions is the point: who stopped it, what the kernel counted, whether the sandbox itself failed, and only
-then what the wait status and the worker's report say. An exit code alone decides nothing.
+The order of the questions is the point: who stopped it, what the kernel counted, whether the sandbox itself failed,
+and only then what the wait status and the worker's report say. An exit code alone decides nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_TRACEBACK = 64 * 1024
 MAX_HINT = 1024
 MAX_NAME = 1024
 TASKS_NEAR_LIMIT = 8
-"""A process that could not be started is taken for PROCESS_LIMIT when so few below the limit were there a moment later."""
+"""So few tasks below the limit still count as at it: some end between the failure and the count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,13 @@ def _stopped(ending: Ending, limits: Limits) -> Verdict | None:
 def _sandbox_failed(ending: Ending, limits: Limits) -> Verdict:
     if ending.fault_errno == "ENOSPC" and not ending.started:
         message = f"the files do not fit on the disk of {limits.disk_bytes} bytes"
-        return Verdict(Outcome.FAILED, 1, failure=Failure(ErrorKind.DISK_LIMIT, message, hint="Raise limits.disk_bytes."))
+        return Verdict(
+            Outcome.FAILED, 1, failure=Failure(ErrorKind.DISK_LIMIT, message, hint="Raise limits.disk_bytes.")
+        )
     when = "while the code ran" if ending.started else "before the code ran"
-    failure = Failure(ErrorKind.SANDBOX_FAILED, f"the sandbox failed {when}", hint="This is not the code's fault; try again.")
+    failure = Failure(
+        ErrorKind.SANDBOX_FAILED, f"the sandbox failed {when}", hint="This is not the code's fault; try again."
+    )
     return Verdict(Outcome.FAILED, 1, failure=failure)
 
 
@@ -136,7 +140,7 @@ def _reported_ok(ending: Ending) -> bool:
 
 
 def _reported_failure(ending: Ending, limits: Limits, main_file: str) -> Failure | None:
-    """The failure in the worker's report, every field of which user code can have forged: types and sizes are checked."""
+    """The failure in the worker's report. User code can have forged every field: types and sizes are checked."""
     error = _report(ending).get("error")
     if not isinstance(error, dict):
         return None

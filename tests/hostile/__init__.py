@@ -1,0 +1,1 @@
+"""Attacks, each followed by the same three questions: see conftest.py."""

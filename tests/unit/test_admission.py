@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from belljar_server.admission import Admission
 from belljar_server.errors import Overloaded
 

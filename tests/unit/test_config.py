@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from belljar_server.config import load, split_address
 from belljar_server.errors import HostNotReady
 
@@ -27,7 +28,7 @@ def test_environment_wins_over_file_key_by_key(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("text", ["nonsense = 1", "[grpc]\nlisten_on = 'x'", "[limits.max]\nfoo = 1"])
 def test_unknown_key_in_the_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
     """A typing error is no setting."""
-    with pytest.raises(HostNotReady, match="nonsense|listen_on|foo"):
+    with pytest.raises(HostNotReady, match=r"nonsense|listen_on|foo"):
         load(write(tmp_path, text))
 
 
@@ -40,7 +41,9 @@ def test_unknown_variable_is_refused_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "192.0.2.1:50051", "example.com:1"])
 @pytest.mark.parametrize("section", ["GRPC", "HTTP"])
-def test_other_address_than_loopback_needs_the_words(monkeypatch: pytest.MonkeyPatch, section: str, listen: str) -> None:
+def test_other_address_than_loopback_needs_the_words(
+    monkeypatch: pytest.MonkeyPatch, section: str, listen: str
+) -> None:
     """Plaintext without tokens on a public address must be meant."""
     monkeypatch.setenv(f"BELLJAR_{section}__LISTEN", listen)
     with pytest.raises(HostNotReady, match="insecure_public_plaintext"):

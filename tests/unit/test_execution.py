@@ -40,7 +40,9 @@ async def test_output_beyond_the_limit_is_counted_not_kept() -> None:
     assert execution.tell_output(Stream.STDERR, b"abcdef") == 14
     assert execution.tell_output(Stream.STDOUT, b"xyz") == 17
     execution.tell(Finished(Outcome.SUCCEEDED))
-    pieces = [(e.happening.stream, e.happening.content) async for e in execution.follow() if isinstance(e.happening, Output)]
+    pieces = [
+        (e.happening.stream, e.happening.content) async for e in execution.follow() if isinstance(e.happening, Output)
+    ]
     assert pieces == [(Stream.STDOUT, b"12345678"), (Stream.STDERR, b"ab")]
     assert execution.dropped == {Stream.STDOUT: 3, Stream.STDERR: 4}
 

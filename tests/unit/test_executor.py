@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from belljar_server.config import Execution as ExecutionSettings
 from belljar_server.config import LimitSettings
 from belljar_server.errors import InvalidRequest, NotFound, Overloaded, Unavailable
@@ -26,7 +27,6 @@ from belljar_server.models import (
     Started,
 )
 from belljar_server.sandbox import Ending, Job, Listener
-
 from tests.unit.fakes import ENVIRONMENT, FakeSandbox, FakeSource, MemoryJournal, MemoryStore, hang, succeed
 
 LIMITS = LimitSettings().default.as_limits()
@@ -179,7 +179,7 @@ async def test_same_request_id_with_another_request_is_refused() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"replay_ttl": 0}, {"replay_bytes": 0}])
-async def test_finished_executions_are_forgotten_in_time(settings: dict[str, int]) -> None:
+async def test_finished_executions_are_forgotten_in_time(settings: dict[str, Any]) -> None:
     """The memory for replays is bounded in time and in size."""
     bench = Bench(**settings)
     request = replace(REQUEST, request_id="a", fingerprint=b"1")

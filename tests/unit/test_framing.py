@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from belljar_server.guest import framing
 from hypothesis import given
 from hypothesis import strategies as st
+
+from belljar_server.guest import framing
 
 FRAMES = st.lists(st.tuples(st.binary(min_size=1, max_size=1), st.binary(max_size=200)), max_size=8)
 

@@ -53,7 +53,7 @@ def test_every_call_of_the_list_is_refused_and_no_other(machine: str) -> None:
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_clone_makes_processes_and_threads_but_no_namespace(machine: str) -> None:
-    """Processes and threads are told from namespaces by the flags of clone; clone3, which hides its flags, is not there."""
+    """Processes are told from namespaces by the flags of clone; clone3, which hides its flags, is not there."""
     clone = refusals.CLONE[MACHINES[machine][1]]
     assert answer(machine, clone, SIGCHLD) == answer(machine, clone, CLONE_THREAD) == ALLOWED
     for flag in (0x20000, 0x02000000, 0x04000000, 0x08000000, CLONE_NEWUSER, 0x20000000, 0x40000000):

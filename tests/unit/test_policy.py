@@ -6,12 +6,13 @@ import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from belljar_server.config import LimitSettings
 from belljar_server.errors import InvalidRequest
 from belljar_server.models import InputFile, Limits, SourceFile
 from belljar_server.policy import Draft, judge, nesting
-from hypothesis import given
-from hypothesis import strategies as st
 
 SETTINGS = LimitSettings()
 RUNTIMES = ("python", "javascript")
@@ -40,7 +41,7 @@ def test_cpu_time_follows_timeout_and_cores() -> None:
     assert judge(good(limits={"timeout": 60.0, "cpus": 2.0}), SETTINGS, RUNTIMES).limits.cpu_time == 120.0
 
 
-@pytest.mark.parametrize("name", [field for field in Limits.__slots__])
+@pytest.mark.parametrize("name", list(Limits.__slots__))
 @pytest.mark.parametrize("value", [-1, -0.5, math.nan, math.inf, -math.inf, 1 << 62])
 def test_impossible_limit_is_refused_by_name(name: str, value: float) -> None:
     """Negative, NaN, infinite and absurd values are told with what is allowed."""
@@ -48,7 +49,9 @@ def test_impossible_limit_is_refused_by_name(name: str, value: float) -> None:
     assert "allowed" in description
 
 
-@pytest.mark.parametrize("name", ["timeout", "cpu_time", "cpus", "memory_bytes", "processes", "disk_bytes", "open_files"])
+@pytest.mark.parametrize(
+    "name", ["timeout", "cpu_time", "cpus", "memory_bytes", "processes", "disk_bytes", "open_files"]
+)
 def test_zero_is_refused_where_nothing_could_run(name: str) -> None:
     """No limit means anything else at zero."""
     assert f"limits.{name}" in refusals(good(limits={name: 0}))

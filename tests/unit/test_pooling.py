@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from belljar_server.sandbox.pooling import LAST_PAUSE, Bounds, PoolState, Waiting
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from belljar_server.sandbox.pooling import LAST_PAUSE, Bounds, PoolState, Waiting
 
 BOUNDS = Bounds(minimum=2, maximum=8, max_age=100.0, at_once=2)
 
 
 class PoolHistory(RuleBasedStateMachine):
-    """A pool whose sandboxes come, go, die and fail in any order. The model: every id that was ever restored, and where it is."""
+    """A pool whose sandboxes come, go, die and fail in any order. The model: every id, and where it is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ def test_old_sandboxes_are_replaced() -> None:
 def test_restores_pause_longer_each_time_they_fail() -> None:
     """A broken snapshot does not keep the host busy."""
     state = PoolState(BOUNDS)
-    pauses = []
+    pauses: list[float] = []
     now = 0.0
     for _ in range(10):
         assert state.plan(now).start == (2 if not pauses else 1)

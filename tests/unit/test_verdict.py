@@ -6,6 +6,7 @@ import json
 import signal
 
 import pytest
+
 from belljar_server.config import LimitSettings
 from belljar_server.models import ErrorKind, Outcome
 from belljar_server.sandbox import Ending, Stop

@@ -1,7 +1,7 @@
 """Takes artifacts as they stream out of a sandbox and stores them while the next ones come.
 
-Sizes, counts and names are what the sandbox claims: the limits are enforced here again, on what really came. Small files are stored
-side by side, large ones as they arrive, so memory stays flat and the order of the files is kept.
+Sizes, counts and names are what the sandbox claims: the limits are enforced here again, on what really came. Small
+files are stored side by side, large ones as they arrive, so memory stays flat and the order of the files is kept.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ async def publish(store: ArtifactStore, stored: StoredArtifact) -> Artifact:
 
 
 class ResultSink:
-    """The JSON result on its way: kept in memory up to its limit, as an artifact beyond. Mutable state: which of the two."""
+    """The JSON result on its way: in memory up to its limit, an artifact beyond. Mutable state: which of the two."""
 
     def __init__(self, store: ArtifactStore, limits: Limits) -> None:
         self._store = store

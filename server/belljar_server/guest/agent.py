@@ -42,7 +42,7 @@ Identity = tuple[int, int, int, int]
 HOME = b"/home/user"
 USER = 1000
 DISK = "/mnt"
-MOUNTS = (("home", "/home/user"), ("tmp", "/tmp"), ("code", "/code"))
+MOUNTS = (("home", "/home/user"), ("tmp", "/tmp"), ("code", "/code"))  # noqa: S108  of the sandbox
 """Folders of the one sized tmpfs, and where they are seen: one budget for all that user code writes."""
 MS_NOSUID, MS_NODEV, MS_BIND = 2, 4, 4096
 DEEPEST = 64
@@ -125,7 +125,7 @@ class Worker:
             os.setresgid(USER, USER, USER)
             os.setresuid(USER, USER, USER)
             refusals.install()
-            os.execv(argv[0], argv)
+            os.execv(argv[0], argv)  # noqa: S606  no shell is the point
         finally:
             os._exit(127)
 
@@ -138,7 +138,7 @@ def become(uid: int) -> None:
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
-    """mount(2). Raises OSError."""
+    """Attaches a file system to a folder. Raises OSError."""
     if _libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"mount {target}: {os.strerror(code)}")
@@ -150,8 +150,8 @@ def prepare_disk(size: int) -> None:
     become(USER)
     os.mkdir(f"{DISK}/home", 0o755)
     become(0)
-    os.mkdir(f"{DISK}/tmp")
-    os.chmod(f"{DISK}/tmp", 0o1777)
+    os.mkdir(f"{DISK}/tmp")  # noqa: S108  of the sandbox
+    os.chmod(f"{DISK}/tmp", 0o1777)  # noqa: S103, S108  as every /tmp is
     os.mkdir(f"{DISK}/code", 0o755)
     os.chmod(DISK, 0o700)
     for name, target in MOUNTS:
@@ -363,6 +363,7 @@ class Skipped:
         self.count = 0
 
     def add(self, path: bytes, reason: str) -> None:
+        """One file was left out."""
         self.count += 1
         if len(self.named) < SKIPPED_NAMED:
             self.named.append([encode_name(path), reason])
@@ -468,7 +469,7 @@ def main(argv: list[str]) -> NoReturn:
         serve(host, argv)
     except Hangup:
         pass
-    except Exception as error:  # the host must learn of every failure of ours
+    except Exception as error:  # noqa: BLE001  the host must learn of every failure of ours
         code = error.errno if isinstance(error, OSError) else None
         name = errno.errorcode.get(code, "") if code else ""
         with contextlib.suppress(OSError):

@@ -13,7 +13,8 @@ Between agent and worker (fd 3 of the worker):
     agent -> worker WAKE*, JOB
     worker -> agent READY, and once more for each WAKE; then RESULT*, REPORT; the agent closes, the worker exits
 
-A worker's frames are untrusted once user code runs: agent and host believe nothing in them but that user code sent them.
+A worker's frames are untrusted once user code runs: agent and host believe nothing in them but that user code sent
+them.
 """
 
 import struct
@@ -36,7 +37,9 @@ KILL = b"k"  # {}: kill what user code started, then collect as always
 STARTED = b"s"  # {}: user code is about to run
 RESULT = b"r"  # bytes: a piece of the result's JSON text
 REPORT = b"p"  # {"ok": true} or {"ok": false, "error": {...}}, see runtimes/__init__.py
-EXIT = b"x"  # {"status": raw wait status of the worker, "tasks": processes and threads when it reported, "disk_free": bytes}
+EXIT = (
+    b"x"  # {"status": the worker's raw wait status, "tasks": processes and threads at its report, "disk_free": bytes}
+)
 ARTIFACT = b"a"  # {"name": base64 of the raw path below /home/user, "size": n}
 ARTIFACT_END = b"e"  # {"complete": bool}
 END = b"z"  # {"skipped": [[base64 name, reason], ...], "left_out": how many files were skipped in all}

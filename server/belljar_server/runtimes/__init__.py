@@ -4,29 +4,32 @@ A folder exports `RUNTIME`, a `Runtime`: what is in its image, and the worker th
 
 ## What a worker is
 
-A program that the agent starts as uid 1000, before anybody knows what it will run, in an empty directory, with
-stdin from /dev/null, stdout and stderr as the streams that the client will see, and fd 3 as a stream socket to the agent with
-the framing of `guest/framing.py`. It warms up (imports what code nodes use, runs the path a request will take), sends READY,
-and waits. It may live through a checkpoint there.
+A program that the agent starts as uid 1000, before anybody knows what it will run, in an empty directory, with stdin
+from /dev/null, stdout and stderr as the streams that the client will see, and fd 3 as a stream socket to the agent
+with the framing of `guest/framing.py`. It warms up (imports what code nodes use, runs the path a request will take),
+sends READY, and waits. It may live through a checkpoint there.
 
-JOB is `{"code": text, "inputs": JSON text, "entry": "detect" | "main_args" | "main_named" | "script", "env": {name: value},
-"main_file": "main.py"}`. WAKE may come before it, when this worker is a copy restored from a snapshot: it then takes new randomness
-for everything that it has in common with other copies, rehearses once so that its pages are in, and says READY again with `nonces`:
-64 hex digits out of each of the language's own random generators. The host refuses a copy without any, or with one that it has seen.
+JOB is `{"code": text, "inputs": JSON text, "entry": "detect" | "main_args" | "main_named" | "script", "env": {name:
+value}, "main_file": "main.py"}`. WAKE may come before it, when this worker is a copy restored from a snapshot: it
+then takes new randomness for everything that it has in common with other copies, rehearses once so that its pages are
+in, and says READY again with `nonces`: 64 hex digits out of each of the language's own random generators. The host
+refuses a copy without any, or with one that it has seen.
 
 On JOB the worker changes to /home/user, sets the environment, makes the sources in /code importable
 (the request's `files` are there; the main file is not), runs the code as the proto's `Entry` describes, and answers:
 
 - the result as JSON text (UTF-8, valid, in RESULT frames of at most 1 MiB), then REPORT `{"ok": true}`; or
-- REPORT `{"ok": false, "error": {"kind", "message", "traceback", "file", "line", "column", "hint", "errno"}}`, at most 256 KiB.
+- REPORT `{"ok": false, "error": {"kind", "message", "traceback", "file", "line", "column", "hint", "errno"}}`,
+  at most 256 KiB.
   `kind` is one of SYNTAX_ERROR, EXCEPTION, ENTRY_NOT_FOUND, RESULT_NOT_SERIALIZABLE; `file`, `line`, `column` and the
-  traceback are the user's own source; `errno` is the name (`ENOSPC`, `EAGAIN`) when a system call's failure is the cause,
-  else empty: the host makes DISK_LIMIT and PROCESS_LIMIT of it when its own evidence agrees.
+  traceback are the user's own source; `errno` is the name (`ENOSPC`, `EAGAIN`) when a system call's failure is the
+  cause, else empty: the host makes DISK_LIMIT and PROCESS_LIMIT of it when its own evidence agrees.
 
 It flushes stdout and stderr before it sends REPORT, then exits: 0 after ok, 1 after an error. After a REPORT with
-`errno` EAGAIN it waits for the agent to close fd 3, so that what it runs can be counted. Only the worker process itself
-reports; a child that user code forked does not. Output reaches the pipes within 50 ms of the write, without one system call for each.
-What user code does to the language's own modules must not change what the worker does afterwards: take references first.
+`errno` EAGAIN it waits for the agent to close fd 3, so that what it runs can be counted. Only the worker process
+itself reports; a child that user code forked does not. Output reaches the pipes within 50 ms of the write, without
+one system call for each. What user code does to the language's own modules must not change what the worker does
+afterwards: take references first.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ class ImageRecipe:
     compile_python: tuple[str, ...] = ()
     """Folders in the image whose Python files are compiled beforehand."""
     run_at_build: tuple[tuple[str, ...], ...] = ()
-    """Commands run inside the image when all else is in it, for what a program would otherwise do at its first start."""
+    """Commands run inside the finished image, for what a program would otherwise do at its first start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 runsc is told to ignore cgroups: its own vanish with the out-of-memory counter, which is the only evidence of a memory
 kill. So the server makes a group for each sandbox, runsc is started inside it, and limits can be written while it runs.
 
-Where they are made: below the setting `sandbox.cgroup_parent`, else below the service's own group. On cgroup v2 a group that
-has processes cannot have limited children, so when the own group is ours alone (a container's, or a systemd unit with Delegate=yes)
-its processes move to a leaf `service`; when it is not, the groups go below the root of the hierarchy.
+Where they are made: below the setting `sandbox.cgroup_parent`, else below the service's own group. On cgroup v2 a
+group that has processes cannot have limited children, so when the own group is ours alone (a container's, or a
+systemd unit with Delegate=yes) its processes move to a leaf `service`; when it is not, the groups go below the root
+of the hierarchy.
 """
 
 from __future__ import annotations
@@ -96,7 +97,13 @@ class Tree:
 
     async def sweep(self) -> int:
         """Kills and removes every group below this tree, then the tree itself; returns how many groups there were."""
-        names = {child.name for parent, _, _ in self.parents if parent.is_dir() for child in parent.iterdir() if child.is_dir()}
+        names = {
+            child.name
+            for parent, _, _ in self.parents
+            if parent.is_dir()
+            for child in parent.iterdir()
+            if child.is_dir()
+        }
         for name in names:
             group = Group(name, {}, [])
             for parent, version, controllers in self.parents:
@@ -164,7 +171,7 @@ class Group:
             write_if_there(directory / "cpu.shares", "102" if background else "1024")
 
     def limit_tasks(self, count: int) -> None:
-        """Host tasks, only as a backstop far above what the sandbox's own limit allows: hitting it kills the sandbox."""
+        """Host tasks, as a backstop far above the sandbox's own limit: hitting it kills the sandbox."""
         if "pids" in self._by_controller:
             write(self._by_controller["pids"][0] / "pids.max", str(count))
 
@@ -235,7 +242,7 @@ class Group:
 
 
 def find_tree(parent: str, instance: str) -> Tree:
-    """Makes the parents for a server's groups and says which limits cannot be enforced. Never raises for a missing controller."""
+    """Makes the parents for a server's groups and says which limits cannot be enforced. Never raises."""
     mounts = read_mounts()
     parents: list[tuple[Path, int, frozenset[str]]] = []
     problems: dict[str, str] = {}
@@ -300,7 +307,7 @@ def _v2_base(mount: Mount, parent: str) -> Path:
 
 
 def _is_delegated(directory: Path) -> bool:
-    """systemd marks what it delegates by these attributes (systemd.resource-control(5), Delegate=)."""
+    """Systemd marks what it delegates by these attributes (systemd.resource-control(5), Delegate=)."""
     for name in ("trusted.delegate", "user.delegate"):
         with contextlib.suppress(OSError):
             if os.getxattr(directory, name) == b"1":
@@ -309,7 +316,7 @@ def _is_delegated(directory: Path) -> bool:
 
 
 def write(path: Path, value: str) -> None:
-    """One write(2), as control files want it. Raises OSError that names the file."""
+    """Writes all at once, as control files want it. Raises OSError that names the file."""
     fd = os.open(path, os.O_WRONLY)
     try:
         os.write(fd, value.encode())

@@ -1,8 +1,8 @@
 """The place of one running server on its host, and the sweep of what dead ones left.
 
-Every server works in a directory of its own below `runtime_dir` and holds a lock in it. A directory whose lock is free belonged to a
-server that is dead: its sandboxes, cgroups and files go, and the executions it had accepted are told as lost. So
-several servers can share a host, and a restart after SIGKILL needs nobody's help.
+Every server works in a directory of its own below `runtime_dir` and holds a lock in it. A directory whose lock is
+free belonged to a server that is dead: its sandboxes, cgroups and files go, and the executions it had accepted are
+told as lost. So several servers can share a host, and a restart after SIGKILL needs nobody's help.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class Instance:
 def claim(runtime_dir: Path, cgroup_parent: str) -> Instance:
     """Makes the directory and the cgroup parents of a new server. Raises HostNotReady."""
     if len(os.fsencode(runtime_dir)) > LONGEST_PATH:
-        raise HostNotReady(f"runtime_dir {runtime_dir} is longer than {LONGEST_PATH} bytes; socket paths below it would not fit")
+        raise HostNotReady(
+            f"runtime_dir {runtime_dir} is longer than {LONGEST_PATH} bytes; socket paths below it would not fit"
+        )
     name = secrets.token_hex(4)
     directory = runtime_dir / name
     try:
@@ -79,7 +81,9 @@ def claim(runtime_dir: Path, cgroup_parent: str) -> Instance:
         for part in ("runsc", "bundles", "executions"):
             (directory / part).mkdir()
     except OSError as error:
-        raise HostNotReady(f"runtime_dir {error.filename}: {error.strerror}; the service needs root and a writable /run") from error
+        raise HostNotReady(
+            f"runtime_dir {error.filename}: {error.strerror}; the service needs root and a writable /run"
+        ) from error
     tree = cgroup.find_tree(cgroup_parent, name)
     (directory / "cgroups.json").write_text(json.dumps(tree.record()))
     return Instance(directory, tree, lock)

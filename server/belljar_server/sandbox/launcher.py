@@ -1,12 +1,13 @@
 """A small process beside the server that starts runsc; run as a script, standard library only.
 
-The server has threads (gRPC), so it must not fork and run code before exec. This process has one thread, so in its children it can do what
-must happen before runsc runs: join the sandbox's cgroups (whatever runsc starts is then inside from its first instruction), ask the
-kernel to kill it when this process dies, and make it the first victim of the out-of-memory killer.
+The server has threads (gRPC), so it must not fork and run code before exec. This process has one thread, so in its
+children it can do what must happen before runsc runs: join the sandbox's cgroups (whatever runsc starts is then
+inside from its first instruction), ask the kernel to kill it when this process dies, and make it the first victim of
+the out-of-memory killer.
 
 It speaks JSON packets on a SOCK_SEQPACKET socket, fd 0: `{"id", "argv", "cgroups"}` with three file descriptors for
-stdin, stdout and stderr comes in; `{"id", "pid"}` or `{"id", "error"}`, and later `{"id", "status"}` go out. When the server dies
-the socket ends, this process with it, and the kernel kills every runsc.
+stdin, stdout and stderr comes in; `{"id", "pid"}` or `{"id", "error"}`, and later `{"id", "status"}` go out. When the
+server dies the socket ends, this process with it, and the kernel kills every runsc.
 """
 
 import ctypes
@@ -25,7 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def start(request: dict[str, Any], fds: list[int]) -> int:
-    """Forks and execs one runsc; returns its pid. A child that cannot exec says why on its stderr and exits with 127."""
+    """Forks and execs one runsc; returns its pid. A child that cannot says why on its stderr and exits with 127."""
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -53,10 +54,12 @@ def become_runsc(request: dict[str, Any], fds: list[int], parent: int) -> None:
         score.write(b"1000")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
-    os.execve(request["argv"][0], request["argv"], {"PATH": os.environ.get("PATH", "/usr/bin:/bin")})
+    os.execve(  # noqa: S606  no shell is the point
+        request["argv"][0], request["argv"], {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
+    )
 
 
-def main() -> None:
+def main() -> None:  # noqa: C901  one loop
     """Serves until the server's end of the socket goes away."""
     server = socket.socket(fileno=0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,8 +1,8 @@
 """Reads what user code prints, as it prints it, and never slower than it prints.
 
-The pipe is always drained, so a client that does not read cannot block the code, and code cannot block the server: a piece
-is read at once when it comes after a pause, and while more keeps coming at most every few milliseconds, so that a flood of single bytes does not
-become a flood of events.
+The pipe is always drained, so a client that does not read cannot block the code, and code cannot block the server: a
+piece is read at once when it comes after a pause, and while more keeps coming at most every few milliseconds, so that
+a flood of single bytes does not become a flood of events.
 """
 
 from __future__ import annotations

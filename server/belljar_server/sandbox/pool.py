@@ -1,8 +1,8 @@
 """Sandboxes that wait: restored from a snapshot ahead of the executions that will use them.
 
-`pooling.py` decides, this module carries out. Taking a sandbox is a dictionary look-up and waits for nothing. Each environment has a
-task that keeps its pool as the plan wants it, in the background and with little CPU weight. When nobody waits, a sandbox is
-restored on demand, once more on another if that fails, and booted cold if that fails too.
+`pooling.py` decides, this module carries out. Taking a sandbox is a dictionary look-up and waits for nothing. Each
+environment has a task that keeps its pool as the plan wants it, in the background and with little CPU weight. When
+nobody waits, a sandbox is restored on demand, once more on another if that fails, and booted cold if that fails too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import structlog
 
@@ -65,8 +65,8 @@ class EnvironmentPool:
     def __repr__(self) -> str:
         """What waits and what is under way."""
         state = self.state
-        return f"<EnvironmentPool {self.name} waiting {len(state.waiting)} restoring {state.restoring} failures {state.failures}>"
-
+        counts = f"waiting {len(state.waiting)} restoring {state.restoring} failures {state.failures}"
+        return f"<EnvironmentPool {self.name} {counts}>"
 
     def count_waiting(self) -> int:
         """Sandboxes that wait."""
@@ -78,7 +78,7 @@ class EnvironmentPool:
 
 
 class PoolSource:
-    """Gives out waiting sandboxes. Mutable state: the pools, background tasks, nonces seen, how many sandboxes exist."""
+    """Gives out waiting sandboxes. Mutable state: the pools, background tasks, nonces seen, sandboxes in use."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class PoolSource:
         ]
         return {"pools": rows}
 
-    async def __aenter__(self) -> PoolSource:
+    async def __aenter__(self) -> Self:
         for pool in self.pools.values():
             self._spawn(self._keep(pool))
             self._spawn(self._beat(pool))
@@ -223,7 +223,7 @@ class PoolSource:
             pool.snapshot = found
             pool.state.failures = 0
         except SandboxFailed as error:
-            log.error("snapshot cannot be built", runtime=pool.name, error=str(error))
+            log.error("snapshot cannot be built", runtime=pool.name, error=str(error))  # noqa: TRY400  the reason says it all
             pool.state.restoring += 1
             pool.state.failed(time.monotonic())
             self._restore_failed(pool, error)

@@ -1,6 +1,7 @@
 """What a pool decides, as pure functions and one plain state: how many should wait, what to start, whom to let go.
 
-Nothing here does I/O or waits, so a property test can drive it through any history. `pool.py` carries the decisions out.
+Nothing here does I/O or waits, so a property test can drive it through any history. `pool.py` carries the decisions
+out.
 """
 
 from __future__ import annotations

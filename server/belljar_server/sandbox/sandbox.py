@@ -1,8 +1,9 @@
 """A gVisor sandbox: boots with nothing to do, waits, runs one job, is destroyed.
 
-The life of one: `boot` starts runsc in cgroups of its own and waits for READY; `run` arms the limits, sends the job, and
-follows the agent's frames until its END; `destroy` kills the cgroup and removes what is left. Whatever the frames say,
-only three things count as evidence: the agent's wait status, the kernel's counters, and what this module did itself.
+The life of one: `boot` starts runsc in cgroups of its own and waits for READY; `run` arms the limits, sends the job,
+and follows the agent's frames until its END; `destroy` kills the cgroup and removes what is left. Whatever the frames
+say, only three things count as evidence: the agent's wait status, the kernel's counters, and what this module did
+itself.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ HEARTBEAT_TIMEOUT = 5.0
 WATCH_INTERVAL = 0.1
 """Seconds between two looks at the kernel's counters while user code runs."""
 COLLECT_PATIENCE = 30.0
-"""Seconds that the agent may look for the next file; some hundred thousand of them, as many as memory holds, take five."""
+"""Seconds that the agent may look for the next file; the hundred thousands that memory holds take five."""
 HOST_TASKS_PER_GUEST_TASK = 4
 HOST_TASKS_OF_SENTRY = 256
 """The backstop on host tasks; the limit that users see is enforced inside the sandbox and told as such."""
@@ -90,7 +91,15 @@ class RunscSandbox:
 
     def __repr__(self) -> str:
         """Its id and where it is in its life."""
-        state = "destroyed" if self._destroyed else "over" if self._over.is_set() else "running" if self._listener else "waiting"
+        state = (
+            "destroyed"
+            if self._destroyed
+            else "over"
+            if self._over.is_set()
+            else "running"
+            if self._listener
+            else "waiting"
+        )
         return f"<RunscSandbox {self.id} {state}>"
 
     @classmethod
@@ -367,7 +376,7 @@ class RunscSandbox:
         )
 
     def _on_output(self, stream: Stream, data: bytes) -> None:
-        """Output before the job is runsc's or the worker's own; output before STARTED only overtook it on another descriptor."""
+        """Output before the job is not the user's; output before STARTED only overtook it on another descriptor."""
         if self._listener is None:
             self._early += data[: START_MESSAGE_BYTES - len(self._early)]
         elif self._held is not None:

@@ -1,8 +1,9 @@
 """Snapshots: a sandbox of an environment, warmed up and written to disk, from which others are restored.
 
-A snapshot is bound to everything that it was made with; its key is a hash over all of that, so a change of any part makes
-another snapshot instead of a restore that fails. It is written beside its place and renamed when whole; its files are verified by hash
-once, then by size and time before each use, so that a damaged one is never restored and always rebuilt.
+A snapshot is bound to everything that it was made with; its key is a hash over all of that, so a change of any part
+makes another snapshot instead of a restore that fails. It is written beside its place and renamed when whole; its
+files are verified by hash once, then by size and time before each use, so that a damaged one is never restored and
+always rebuilt.
 """
 
 from __future__ import annotations
@@ -101,13 +102,13 @@ class Snapshots:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            log.error("snapshot cannot be read", snapshot=directory.name, error=str(error))
+            log.error("snapshot cannot be read", snapshot=directory.name, error=str(error))  # noqa: TRY400  expected
             return None
         log.error("snapshot is damaged", snapshot=directory.name)
         return None
 
     async def build(self, start: Start) -> Snapshot:
-        """Boots a sandbox, lets it warm up, and writes the snapshot. Raises SandboxFailed; then nothing is left of it."""
+        """Boots a sandbox, lets it warm up, writes the snapshot. Raises SandboxFailed; then nothing is left of it."""
         name = start.environment.runtime.name
         key = self.key(start)
         draft = self._directory / f".draft-{secrets.token_hex(6)}"

@@ -21,7 +21,7 @@ from belljar_server.setup import images
 
 
 def run_each(settings: Settings, binary: Path, loaded: list[Runtime]) -> dict[str, float]:
-    """Runs the smallest program of each runtime and makes its snapshot; gives the seconds by name. Raises HostNotReady."""
+    """Runs the smallest program of each runtime, makes its snapshot; gives seconds by name. Raises HostNotReady."""
     try:
         return asyncio.run(_run_each(settings, binary, loaded))
     except SandboxFailed as error:

@@ -2,7 +2,8 @@
 
 What users have to know beyond the proto's `Entry`, and where it is decided:
 
-- CommonJS is sloppy and runs as it is; code with `import` or `export` is strict and is compiled to CommonJS (`compile.js`).
+- CommonJS is sloppy and runs as it is; code with `import` or `export` is strict and is compiled to CommonJS
+(`compile.js`).
 - A call of main at the top level makes a script of it, unless it stands behind a question like
   `require.main === module`, which is false when main is called for the code (`source.js`).
 - The result: `json.js` lists what each kind of value becomes. Numbers are JavaScript's: integers above 2**53 in inputs
