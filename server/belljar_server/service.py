@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from belljar.v1 import sandbox_pb2 as pb
 from belljar.v1 import sandbox_pb2_grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -30,6 +31,8 @@ log = structlog.get_logger()
 
 DOMAIN = "belljar"
 """The domain of google.rpc.ErrorInfo."""
+MOST_STATUS_BYTES = 3000
+"""Bytes of a status: it travels in the trailers, and clients take 8 KiB of them, base64 and all (gRPC's default)."""
 LARGEST_DURATION = 315_576_000_000
 """Seconds that google.protobuf.Duration may hold."""
 
@@ -47,6 +50,21 @@ DISCONNECT_POLICIES = {
 Context = grpc.aio.ServicerContext[Any, Any]
 DURATIONS = ("timeout", "cpu_time")
 LIMIT_FIELDS = tuple(field.name for field in pb.Limits.DESCRIPTOR.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """What came in instead of a request: bytes that are not the message, text in it that is not UTF-8."""
+
+    problem: str
+
+
+def decode(data: bytes) -> pb.ExecuteRequest | Undecodable:
+    """The request in these bytes. Never raises: gRPC would answer UNKNOWN, as if the server were at fault."""
+    try:
+        return pb.ExecuteRequest.FromString(data)
+    except DecodeError as error:
+        return Undecodable(f"{error}; it is cut short, or a text in it is not UTF-8")
 
 
 class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
@@ -67,10 +85,12 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
         self._waived = waived
 
     async def Execute(  # noqa: N802  the contract's name
-        self, request: pb.ExecuteRequest, context: Context
+        self, request: pb.ExecuteRequest | Undecodable, context: Context
     ) -> None:
         """Runs code; see the contract."""
         try:
+            if isinstance(request, Undecodable):
+                raise InvalidRequest(Violation("request", f"is no ExecuteRequest: {request.problem}"))
             accepted = policy.judge(to_draft(request), self._settings.limits, self._environments)
             execution = await self._executor.submit(accepted)
         except BelljarError as error:
@@ -117,13 +137,36 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
         await context.abort(code, status.message)
 
 
+def add_to(server: grpc.aio.Server, service: SandboxService, name: str) -> None:
+    """Registers the service under its full name; as the generated function does, but with `decode`."""
+    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Execute": grpc.unary_stream_rpc_method_handler(
+            service.Execute, request_deserializer=decode, response_serializer=pb.ExecuteResponse.SerializeToString
+        ),
+        "ListRuntimes": grpc.unary_unary_rpc_method_handler(
+            service.ListRuntimes,
+            request_deserializer=pb.ListRuntimesRequest.FromString,
+            response_serializer=pb.ListRuntimesResponse.SerializeToString,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+
+
 def to_draft(request: pb.ExecuteRequest) -> policy.Draft:
     """What was asked, in the server's own types; nothing is judged yet."""
     limits: dict[str, float | int] = {}
+    wrong: list[Violation] = []
     for name in LIMIT_FIELDS:
-        if request.limits.HasField(name):
-            value = getattr(request.limits, name)
-            limits[name] = _seconds(value, name) if name in DURATIONS else value
+        if not request.limits.HasField(name):
+            continue
+        value = getattr(request.limits, name)
+        if name not in DURATIONS:
+            limits[name] = value
+        elif is_valid(value):
+            limits[name] = value.seconds + value.nanos / 1e9
+        else:
+            problem = f"is {value.seconds} s and {value.nanos} ns, which is no valid google.protobuf.Duration"
+            wrong.append(Violation(f"limits.{name}", problem))
     return policy.Draft(
         runtime=request.runtime,
         code=request.code,
@@ -141,17 +184,19 @@ def to_draft(request: pb.ExecuteRequest) -> policy.Draft:
         env=tuple(sorted(request.env.items())),
         labels=tuple(sorted(request.labels.items())),
         limits=limits,
+        wrong=tuple(wrong),
         request_id=request.request_id,
-        fingerprint=hashlib.sha256(request.SerializeToString(deterministic=True)).digest() if request.request_id else b"",
+        fingerprint=hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+        if request.request_id
+        else b"",
         disconnect_policy=DISCONNECT_POLICIES.get(request.disconnect_policy),
     )
 
 
-def _seconds(duration: Duration, name: str) -> float:
-    if abs(duration.seconds) > LARGEST_DURATION or abs(duration.nanos) > 999_999_999:
-        problem = f"is {duration.seconds} s and {duration.nanos} ns, which is no valid google.protobuf.Duration"
-        raise InvalidRequest(Violation(f"limits.{name}", problem))
-    return duration.seconds + duration.nanos / 1e9
+def is_valid(duration: Duration) -> bool:
+    """Whether seconds and nanoseconds are in range and have the same sign, as duration.proto wants it."""
+    in_range = abs(duration.seconds) <= LARGEST_DURATION and abs(duration.nanos) <= 999_999_999
+    return in_range and duration.seconds * duration.nanos >= 0
 
 
 def to_response(event: models.Event) -> pb.ExecuteResponse:
@@ -260,14 +305,10 @@ def to_status(error: BelljarError) -> status_pb2.Status:
     match error:
         case InvalidRequest():
             code = code_pb2.INVALID_ARGUMENT
-            violations = [
-                error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-                for v in error.violations
-            ]
-            details.append(error_details_pb2.BadRequest(field_violations=violations))
+            details.append(to_bad_request(error.violations))
         case NotFound():
             code = code_pb2.NOT_FOUND
-            details.append(error_details_pb2.ResourceInfo(resource_type=error.what, resource_name=error.name))
+            details.append(error_details_pb2.ResourceInfo(resource_type=error.what, resource_name=short(error.name)))
         case Overloaded():
             code = code_pb2.RESOURCE_EXHAUSTED
             details.append(error_details_pb2.RetryInfo(retry_delay=to_duration(error.retry_after)))
@@ -276,7 +317,7 @@ def to_status(error: BelljarError) -> status_pb2.Status:
             details.append(error_details_pb2.RetryInfo(retry_delay=to_duration(error.retry_after)))
         case _:
             code = code_pb2.INTERNAL
-    status = status_pb2.Status(code=code, message=str(error))
+    status = status_pb2.Status(code=code, message=short(str(error)))
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)
@@ -284,9 +325,28 @@ def to_status(error: BelljarError) -> status_pb2.Status:
     return status
 
 
+def to_bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:
+    """As many of the violations as a status may hold, at least the first."""
+    told = error_details_pb2.BadRequest()
+    for number, violation in enumerate(violations):
+        one = error_details_pb2.BadRequest.FieldViolation(
+            field=short(violation.field), description=short(violation.description)
+        )
+        if told.ByteSize() + one.ByteSize() > MOST_STATUS_BYTES:
+            left = f"{len(violations) - number} more fields are wrong"
+            told.field_violations.add(field=short(violation.field), description=left)
+            break
+        told.field_violations.append(one)
+    return told
+
+
+def short(text: str) -> str:
+    """Text for a status, cut where it is too long."""
+    most = MOST_STATUS_BYTES // 4
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
 def _reason(error: BelljarError) -> str:
     """UPPER_SNAKE_CASE of the class, as AIP-193 wants it."""
     name = type(error).__name__
     return "".join(f"_{letter}" if letter.isupper() and at else letter for at, letter in enumerate(name)).upper()
-
-
