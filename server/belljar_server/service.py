@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from belljar_server import models, policy
 from belljar_server.config import Settings
 from belljar_server.errors import BelljarError, InvalidRequest, NotFound, Overloaded, Unavailable, Violation
+from belljar_server.execution import Execution
 from belljar_server.executor import Executor
 from belljar_server.metrics import Metrics
 from belljar_server.sandbox.spec import Environment
@@ -95,18 +96,37 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
             execution = await self._executor.submit(accepted)
         except BelljarError as error:
             await self._abort(context, error)
-        async with contextlib.aclosing(execution.follow()) as events:
-            async for event in events:
-                response = to_response(event)
-                if execution.finished is None:
-                    await context.write(response)
-                    continue
-                try:
-                    async with asyncio.timeout(self._settings.grpc.stall_timeout):
-                        await context.write(response)
-                except TimeoutError:
-                    log.warning("client does not read", execution_id=execution.id)
-                    await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the client read nothing for too long")
+        try:
+            async with contextlib.aclosing(execution.follow()) as events, self._patience(execution) as still_there:
+                async for event in events:
+                    await context.write(to_response(event))
+                    still_there()
+        except TimeoutError:
+            log.warning("client does not read", execution_id=execution.id)
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the client read nothing for too long")
+
+    @contextlib.asynccontextmanager
+    async def _patience(self, execution: Execution) -> AsyncIterator[Callable[[], None]]:
+        """A scope that ends by TimeoutError when the execution is over and the client reads nothing for too long.
+
+        What it gives is to be called whenever the client has read something.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as patience:
+
+            def begin_anew() -> None:
+                if execution.finished:
+                    patience.reschedule(loop.time() + self._settings.grpc.stall_timeout)
+
+            async def begin() -> None:
+                await execution.wait()
+                begin_anew()
+
+            waiting = asyncio.create_task(begin())
+            try:
+                yield begin_anew
+            finally:
+                waiting.cancel()
 
     async def ListRuntimes(  # noqa: N802
         self, request: pb.ListRuntimesRequest, context: Context
