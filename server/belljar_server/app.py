@@ -13,7 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from belljar.v1 import sandbox_pb2, sandbox_pb2_grpc
+from belljar.v1 import sandbox_pb2
 from belljar_server import config, http, runtimes
 from belljar_server.artifacts import ArtifactStore
 from belljar_server.artifacts.local import LocalStore
@@ -32,7 +32,7 @@ from belljar_server.sandbox.runsc import Launcher, Runsc
 from belljar_server.sandbox.sandbox import ColdSource, Start, write_bundle
 from belljar_server.sandbox.snapshot import Snapshots
 from belljar_server.sandbox.spec import Environment, oci_spec
-from belljar_server.service import SandboxService
+from belljar_server.service import SandboxService, add_to
 from belljar_server.setup import images
 from belljar_server.setup import runsc as runsc_setup
 
@@ -242,7 +242,7 @@ async def start_grpc(
             ("grpc.keepalive_permit_without_calls", 1),
         ]
     )
-    sandbox_pb2_grpc.add_SandboxServiceServicer_to_server(service, server)
+    add_to(server, service, SERVICE)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     for name in ("", SERVICE):

@@ -7,6 +7,7 @@ exactly one `finished`. Mutable state of the executor: the executions under way,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -33,12 +34,15 @@ from belljar_server.models import (
     Phase,
     PhaseChange,
 )
-from belljar_server.run import Run
+from belljar_server.run import Run, Stopped
 from belljar_server.sandbox import Ending, JobFile, SandboxSource, Stop
 from belljar_server.sandbox.spec import Environment
 from belljar_server.verdict import judge
 
 log = structlog.get_logger()
+
+STOP_SECONDS = 10.0
+"""Seconds that an execution may take to end once it was told to, before a stopping server gives it up."""
 
 RECENT = 50
 """Executions that /statusz shows after their end."""
@@ -119,6 +123,8 @@ class Executor:
         known = self._repeated(request)  # the same request may have come in while this one waited
         if known:
             return known
+        if self._draining:  # and the server may have been told to stop
+            raise Unavailable("the server is stopping")
         place = self.admission.enter()
         execution = Execution(request, self._abandoned)
         if request.request_id:
@@ -138,7 +144,11 @@ class Executor:
         for run in list(self._running.values()):
             run.stop(Stop.SHUTDOWN)
         if tasks:
-            await asyncio.wait(tasks)
+            _, stuck = await asyncio.wait(tasks, timeout=STOP_SECONDS)
+            for task in stuck:
+                task.cancel()
+            if stuck:
+                await asyncio.wait(stuck, timeout=STOP_SECONDS)
 
     @property
     def under_way(self) -> int:
@@ -214,26 +224,32 @@ class Executor:
         request = execution.request
         if self.admission.waiting:
             execution.tell(PhaseChange(Phase.QUEUED))
-        async with place as run.queue_time:
-            if run.stopped:
-                return run.finish(judge(Ending(None, stop=run.stopped), request.limits, ""), None)
-            execution.tell(PhaseChange(Phase.STARTING))
-            environment = self._environments[request.runtime]
-            started = time.monotonic()
+        async with contextlib.AsyncExitStack() as held:
             try:
+                async with run.stoppable():
+                    run.queue_time = await held.enter_async_context(place)
+                execution.tell(PhaseChange(Phase.STARTING))
+                environment = self._environments[request.runtime]
+                started = time.monotonic()
                 while True:
-                    async with self._sandboxes.acquire(environment) as sandbox:
-                        run.hold(sandbox)
-                        ending = await sandbox.run(run.job(), run)
-                        run.start_time = (run.running_at or time.monotonic()) - started
-                        run.release()
+                    try:
+                        async with contextlib.AsyncExitStack() as scope:
+                            async with run.stoppable():
+                                sandbox = await scope.enter_async_context(self._sandboxes.acquire(environment))
+                            run.hold(sandbox)
+                            ending = await sandbox.run(run.job(), run)
+                            run.start_time = (run.running_at or time.monotonic()) - started
+                            run.release()
+                            if not run.may_retry(ending):
+                                return await self._conclude(run, ending, environment)
+                    except SandboxFailed as error:
+                        ending = Ending(None, stop=run.stopped, fault=str(error), started=run.running_at > 0)
                         if not run.may_retry(ending):
-                            return await self._conclude(run, ending, environment)
+                            self._sandbox_failed(execution, ending.fault)
+                            return run.finish(judge(ending, request.limits, ""), None)
                     self._sandbox_failed(execution, f"before user code, tried again on another: {ending.fault}")
-            except SandboxFailed as error:
-                self._sandbox_failed(execution, str(error))
-                ending = Ending(None, stop=run.stopped, fault=str(error))
-                return run.finish(judge(ending, request.limits, ""), None)
+            except Stopped:
+                return run.finish(judge(Ending(None, stop=run.stopped), request.limits, ""), None)
 
     async def _conclude(self, run: Run, ending: Ending, environment: Environment) -> Finished:
         verdict = judge(ending, run.execution.request.limits, environment.runtime.main_file)
@@ -246,6 +262,9 @@ class Executor:
         run.warnings += [f"limits.{name} is not enforced on this host" for name in sorted(self._waived)]
         for name, reason in ending.skipped:
             run.warnings.append(f"{show_name(name)!r} was left out: {reason}" if name else reason)
+        if ending.cut_short and not run.gave_up and not run.stopped:
+            run.warnings.append("the sandbox failed before all artifacts were out: some are missing")
+            self._sandbox_failed(run.execution, f"while artifacts were collected: {ending.fault}")
         if ending.left_out > len(ending.skipped):
             run.warnings.append(f"{ending.left_out} files were left out in all")
         return await run.deliver(verdict, ending)

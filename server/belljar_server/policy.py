@@ -26,8 +26,11 @@ MAX_PATH_BYTES = 1024
 MAX_NAME_BYTES = 255
 MAX_ENV = 128
 MAX_ENV_BYTES = 256 * 1024
+MAX_VARIABLE_BYTES = 128 * 1024 - 1
+"""Linux takes no longer `NAME=value` in an execve(2): no program could be started from the code."""
 MAX_LABELS = 32
 MAX_LABEL_CHARACTERS = 256
+MAX_ARTIFACT_ID_CHARACTERS = 128
 
 FLOORS = Limits(
     timeout=0.001,
@@ -64,6 +67,8 @@ class Draft:
     env: tuple[tuple[str, str], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     limits: dict[str, float | int] = field(default_factory=dict)
+    wrong: tuple[Violation, ...] = ()
+    """What could not even be taken over into these types."""
     request_id: str = ""
     fingerprint: bytes = b""
     disconnect_policy: DisconnectPolicy | None = DisconnectPolicy.CANCEL
@@ -73,7 +78,7 @@ def judge(  # noqa: C901  one question after the other
     draft: Draft, settings: LimitSettings, runtimes: Iterable[str]
 ) -> ExecutionRequest:
     """The validated request with effective limits. Raises InvalidRequest with everything that is wrong."""
-    wrong: list[Violation] = []
+    wrong: list[Violation] = [*draft.wrong]
 
     def refuse(where: str, description: str) -> None:
         wrong.append(Violation(where, description))
@@ -99,6 +104,8 @@ def judge(  # noqa: C901  one question after the other
     for index, file in enumerate(draft.input_files):
         if file.content is None and not file.artifact_id:
             refuse(f"input_files[{index}].source", "is not set; content or artifact_id is required")
+        elif len(file.artifact_id or "") > MAX_ARTIFACT_ID_CHARACTERS:
+            refuse(f"input_files[{index}].artifact_id", f"{shown(file.artifact_id or '')} is not an id of an artifact")
     _judge_env(draft.env, refuse)
     _judge_labels(draft.labels, refuse)
     limits = _judge_limits(draft.limits, settings, refuse)
@@ -154,13 +161,18 @@ def _judge_limits(asked: dict[str, float | int], settings: LimitSettings, refuse
         elif math.isfinite(value) and floor <= value <= ceiling:
             values[name] = value
         else:
-            refuse(
-                f"limits.{name}", f"is {value:g}; {floor:g} to {ceiling:g} {unit(name)} are allowed".replace("  ", " ")
-            )
+            shortest, longest = exactly(floor), exactly(ceiling)
+            words = f"is {exactly(value)}; {shortest} to {longest} {unit(name)} are allowed"
+            refuse(f"limits.{name}", words.replace("  ", " "))
             values[name] = floor
     if "cpu_time" not in asked:
         values["cpu_time"] = min(values["timeout"] * max(1.0, values["cpus"]), settings.max.cpu_time)
     return Limits(**values)  # type: ignore[arg-type]  # each field's type is that of its default
+
+
+def exactly(value: float) -> str:
+    """A number with all its digits: one byte above a ceiling must not look like the ceiling."""
+    return str(value) if isinstance(value, int) else f"{value:.15g}"
 
 
 def unit(limit: str) -> str:
@@ -226,6 +238,11 @@ def _judge_env(env: tuple[tuple[str, str], ...], refuse: Refuse) -> None:
             refuse("env", f"{shown(name)} is reserved: names that start with BELLJAR_ are")
         if "\0" in value:
             refuse(f"env[{shown(name)}]", "has a NUL character in its value")
+        variable = len(name.encode()) + 1 + len(value.encode())
+        if variable > MAX_VARIABLE_BYTES:
+            refuse(
+                f"env[{shown(name)}]", f"has {variable} bytes with its name; at most {MAX_VARIABLE_BYTES} are allowed"
+            )
 
 
 def _judge_labels(labels: tuple[tuple[str, str], ...], refuse: Refuse) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from belljar_server.artifacts import ArtifactStore
 from belljar_server.artifacts.collect import Collector, ResultSink
@@ -25,7 +26,13 @@ from belljar_server.models import (
     Usage,
 )
 from belljar_server.sandbox import Ending, Job, JobFile, Sandbox, Stop
-from belljar_server.verdict import Verdict
+from belljar_server.verdict import Verdict, judge
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The execution was stopped while it waited for something."""
 
 
 class Run:
@@ -48,8 +55,11 @@ class Run:
         self.warm = False
         self._retried = False
         self.warnings: list[str] = []
+        self.gave_up = False
+        """Whether storing the artifacts was ended by this side."""
         self._files = files
         self._sandbox: Sandbox | None = None
+        self._patience: asyncio.Timeout | None = None
         self._flood_bytes = flood_bytes
         self._collect_timeout = collect_timeout
         self._collect_until: float | None = None
@@ -85,10 +95,32 @@ class Run:
         return True
 
     def stop(self, reason: Stop) -> None:
-        """Ends the execution, whatever it is doing."""
-        self.stopped = self.stopped or reason
+        """Ends the execution, whatever it is doing: waiting for its turn or a sandbox, running, storing."""
+        if self.stopped:
+            return
+        self.stopped = reason
+        now = asyncio.get_running_loop().time()
+        if self._collect_until is not None:
+            self._collect_until = min(self._collect_until, now)
+        if self._patience:
+            self._patience.reschedule(now)
         if self._sandbox:
             self._sandbox.stop(reason)
+
+    @contextlib.asynccontextmanager
+    async def stoppable(self, until: float | None = None) -> AsyncIterator[None]:
+        """A scope whose waiting ends when the execution is stopped. Raises Stopped; TimeoutError when `until` is over."""
+        try:
+            async with asyncio.timeout_at(
+                asyncio.get_running_loop().time() if self.stopped else until
+            ) as self._patience:
+                yield
+        except TimeoutError:
+            if self.stopped:
+                raise Stopped from None
+            raise
+        finally:
+            self._patience = None
 
     def job(self) -> Job:
         """What the sandbox is to run."""
@@ -119,7 +151,7 @@ class Run:
 
     async def on_result(self, data: bytes) -> None:
         """Keeps a piece of the result."""
-        await self._result.write(data)
+        await self._in_time(self._result.write(data))
 
     def on_collecting(self) -> None:
         """Tells the client, and bounds the time that storing may take."""
@@ -139,13 +171,16 @@ class Run:
         """It is through. Raises SandboxFailed when storing takes too long."""
         await self._in_time(self._collector.end(complete=complete))
 
-    async def _in_time(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            async with asyncio.timeout_at(self._collect_until):
-                await work
-        except TimeoutError:
-            problem = f"storing the artifacts took longer than {self._collect_timeout:g} s"
-            self.warnings.append(f"{problem}: some are missing")
+            async with self.stoppable(self._collect_until):
+                return await work
+        except (Stopped, TimeoutError):
+            too_long = f"storing the artifacts took longer than {self._collect_timeout:g} s"
+            problem = "the execution was stopped while its artifacts were stored" if self.stopped else too_long
+            if not self.gave_up:
+                self.warnings.append(f"{problem}: some are missing")
+            self.gave_up = True
             raise SandboxFailed(problem) from None
 
     async def deliver(self, verdict: Verdict, ending: Ending) -> Finished:
@@ -155,6 +190,9 @@ class Run:
             await self._in_time(self._collector.finish())
         except SandboxFailed:
             await self._collector.abort()
+            if self.stopped:  # the client must not take what is there for all there is
+                limits = self.execution.request.limits
+                verdict = judge(replace(ending, stop=self.stopped, cut_short=True), limits, "")
         if verdict.outcome is not Outcome.SUCCEEDED:
             await self._result.abort()
             return self.finish(verdict, None)
@@ -169,8 +207,16 @@ class Run:
             if problem:
                 failure = Failure(ErrorKind.RESULT_NOT_SERIALIZABLE, f"the result is not JSON: {problem}")
                 return self.finish(Verdict(Outcome.FAILED, verdict.exit_code, failure=failure), None)
-        artifact, remarks = await self._result.artifact()
+        try:
+            artifact, remarks = await self._in_time(self._result.artifact())
+        except SandboxFailed:
+            await self._result.abort()
+            artifact, remarks = None, []
         self.warnings += remarks
+        if self._result.too_large and artifact is None:
+            message = f"the result has {self._result.size} bytes, too many to send, and could not be stored"
+            failure = Failure(ErrorKind.SANDBOX_FAILED, message, hint="This is not the code's fault; try again.")
+            return self.finish(Verdict(Outcome.FAILED, 1, failure=failure), None)
         finished = self.finish(verdict, text.decode() if text is not None else None)
         if artifact:
             usage = replace(finished.usage, artifact_bytes=finished.usage.artifact_bytes + artifact.size_bytes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, NoReturn
 
@@ -13,7 +14,7 @@ import grpc
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -22,6 +23,7 @@ from belljar.v1 import sandbox_pb2_grpc
 from belljar_server import models, policy
 from belljar_server.config import Settings
 from belljar_server.errors import BelljarError, InvalidRequest, NotFound, Overloaded, Unavailable, Violation
+from belljar_server.execution import Execution
 from belljar_server.executor import Executor
 from belljar_server.metrics import Metrics
 from belljar_server.sandbox.spec import Environment
@@ -30,6 +32,8 @@ log = structlog.get_logger()
 
 DOMAIN = "belljar"
 """The domain of google.rpc.ErrorInfo."""
+MOST_STATUS_BYTES = 3000
+"""Bytes of a status: it travels in the trailers, and clients take 8 KiB of them, base64 and all (gRPC's default)."""
 LARGEST_DURATION = 315_576_000_000
 """Seconds that google.protobuf.Duration may hold."""
 
@@ -47,6 +51,21 @@ DISCONNECT_POLICIES = {
 Context = grpc.aio.ServicerContext[Any, Any]
 DURATIONS = ("timeout", "cpu_time")
 LIMIT_FIELDS = tuple(field.name for field in pb.Limits.DESCRIPTOR.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """What came in instead of a request: bytes that are not the message, text in it that is not UTF-8."""
+
+    problem: str
+
+
+def decode(data: bytes) -> pb.ExecuteRequest | Undecodable:
+    """The request in these bytes. Never raises: gRPC would answer UNKNOWN, as if the server were at fault."""
+    try:
+        return pb.ExecuteRequest.FromString(data)
+    except DecodeError as error:
+        return Undecodable(f"{error}; it is cut short, or a text in it is not UTF-8")
 
 
 class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
@@ -67,26 +86,47 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
         self._waived = waived
 
     async def Execute(  # noqa: N802  the contract's name
-        self, request: pb.ExecuteRequest, context: Context
+        self, request: pb.ExecuteRequest | Undecodable, context: Context
     ) -> None:
         """Runs code; see the contract."""
         try:
+            if isinstance(request, Undecodable):
+                raise InvalidRequest(Violation("request", f"is no ExecuteRequest: {request.problem}"))
             accepted = policy.judge(to_draft(request), self._settings.limits, self._environments)
             execution = await self._executor.submit(accepted)
         except BelljarError as error:
             await self._abort(context, error)
-        async with contextlib.aclosing(execution.follow()) as events:
-            async for event in events:
-                response = to_response(event)
-                if execution.finished is None:
-                    await context.write(response)
-                    continue
-                try:
-                    async with asyncio.timeout(self._settings.grpc.stall_timeout):
-                        await context.write(response)
-                except TimeoutError:
-                    log.warning("client does not read", execution_id=execution.id)
-                    await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the client read nothing for too long")
+        try:
+            async with contextlib.aclosing(execution.follow()) as events, self._patience(execution) as still_there:
+                async for event in events:
+                    await context.write(to_response(event))
+                    still_there()
+        except TimeoutError:
+            log.warning("client does not read", execution_id=execution.id)
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the client read nothing for too long")
+
+    @contextlib.asynccontextmanager
+    async def _patience(self, execution: Execution) -> AsyncIterator[Callable[[], None]]:
+        """A scope that ends by TimeoutError when the execution is over and the client reads nothing for too long.
+
+        What it gives is to be called whenever the client has read something.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as patience:
+
+            def begin_anew() -> None:
+                if execution.finished:
+                    patience.reschedule(loop.time() + self._settings.grpc.stall_timeout)
+
+            async def begin() -> None:
+                await execution.wait()
+                begin_anew()
+
+            waiting = asyncio.create_task(begin())
+            try:
+                yield begin_anew
+            finally:
+                waiting.cancel()
 
     async def ListRuntimes(  # noqa: N802
         self, request: pb.ListRuntimesRequest, context: Context
@@ -117,13 +157,36 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
         await context.abort(code, status.message)
 
 
+def add_to(server: grpc.aio.Server, service: SandboxService, name: str) -> None:
+    """Registers the service under its full name; as the generated function does, but with `decode`."""
+    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Execute": grpc.unary_stream_rpc_method_handler(
+            service.Execute, request_deserializer=decode, response_serializer=pb.ExecuteResponse.SerializeToString
+        ),
+        "ListRuntimes": grpc.unary_unary_rpc_method_handler(
+            service.ListRuntimes,
+            request_deserializer=pb.ListRuntimesRequest.FromString,
+            response_serializer=pb.ListRuntimesResponse.SerializeToString,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+
+
 def to_draft(request: pb.ExecuteRequest) -> policy.Draft:
     """What was asked, in the server's own types; nothing is judged yet."""
     limits: dict[str, float | int] = {}
+    wrong: list[Violation] = []
     for name in LIMIT_FIELDS:
-        if request.limits.HasField(name):
-            value = getattr(request.limits, name)
-            limits[name] = _seconds(value, name) if name in DURATIONS else value
+        if not request.limits.HasField(name):
+            continue
+        value = getattr(request.limits, name)
+        if name not in DURATIONS:
+            limits[name] = value
+        elif is_valid(value):
+            limits[name] = value.seconds + value.nanos / 1e9
+        else:
+            problem = f"is {value.seconds} s and {value.nanos} ns, which is no valid google.protobuf.Duration"
+            wrong.append(Violation(f"limits.{name}", problem))
     return policy.Draft(
         runtime=request.runtime,
         code=request.code,
@@ -141,6 +204,7 @@ def to_draft(request: pb.ExecuteRequest) -> policy.Draft:
         env=tuple(sorted(request.env.items())),
         labels=tuple(sorted(request.labels.items())),
         limits=limits,
+        wrong=tuple(wrong),
         request_id=request.request_id,
         fingerprint=hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
         if request.request_id
@@ -149,11 +213,10 @@ def to_draft(request: pb.ExecuteRequest) -> policy.Draft:
     )
 
 
-def _seconds(duration: Duration, name: str) -> float:
-    if abs(duration.seconds) > LARGEST_DURATION or abs(duration.nanos) > 999_999_999:
-        problem = f"is {duration.seconds} s and {duration.nanos} ns, which is no valid google.protobuf.Duration"
-        raise InvalidRequest(Violation(f"limits.{name}", problem))
-    return duration.seconds + duration.nanos / 1e9
+def is_valid(duration: Duration) -> bool:
+    """Whether seconds and nanoseconds are in range and have the same sign, as duration.proto wants it."""
+    in_range = abs(duration.seconds) <= LARGEST_DURATION and abs(duration.nanos) <= 999_999_999
+    return in_range and duration.seconds * duration.nanos >= 0
 
 
 def to_response(event: models.Event) -> pb.ExecuteResponse:
@@ -262,14 +325,10 @@ def to_status(error: BelljarError) -> status_pb2.Status:
     match error:
         case InvalidRequest():
             code = code_pb2.INVALID_ARGUMENT
-            violations = [
-                error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-                for v in error.violations
-            ]
-            details.append(error_details_pb2.BadRequest(field_violations=violations))
+            details.append(to_bad_request(error.violations))
         case NotFound():
             code = code_pb2.NOT_FOUND
-            details.append(error_details_pb2.ResourceInfo(resource_type=error.what, resource_name=error.name))
+            details.append(error_details_pb2.ResourceInfo(resource_type=error.what, resource_name=short(error.name)))
         case Overloaded():
             code = code_pb2.RESOURCE_EXHAUSTED
             details.append(error_details_pb2.RetryInfo(retry_delay=to_duration(error.retry_after)))
@@ -278,12 +337,33 @@ def to_status(error: BelljarError) -> status_pb2.Status:
             details.append(error_details_pb2.RetryInfo(retry_delay=to_duration(error.retry_after)))
         case _:
             code = code_pb2.INTERNAL
-    status = status_pb2.Status(code=code, message=str(error))
+    status = status_pb2.Status(code=code, message=short(str(error)))
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def to_bad_request(violations: Sequence[Violation]) -> error_details_pb2.BadRequest:
+    """As many of the violations as a status may hold, at least the first."""
+    told = error_details_pb2.BadRequest()
+    for number, violation in enumerate(violations):
+        one = error_details_pb2.BadRequest.FieldViolation(
+            field=short(violation.field), description=short(violation.description)
+        )
+        if told.ByteSize() + one.ByteSize() > MOST_STATUS_BYTES:
+            left = f"{len(violations) - number} more fields are wrong"
+            told.field_violations.add(field=short(violation.field), description=left)
+            break
+        told.field_violations.append(one)
+    return told
+
+
+def short(text: str) -> str:
+    """Text for a status, cut where it is too long."""
+    most = MOST_STATUS_BYTES // 4
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
 def _reason(error: BelljarError) -> str:

@@ -44,7 +44,8 @@ class Verdict:
 
 def judge(ending: Ending, limits: Limits, main_file: str) -> Verdict:
     """What the evidence says."""
-    if ending.wait_status == 0 and _reported_ok(ending):
+    given_up = ending.cut_short and ending.stop in (Stop.CANCELLED, Stop.SHUTDOWN)
+    if ending.wait_status == 0 and _reported_ok(ending) and not given_up:
         return Verdict(Outcome.SUCCEEDED)
     stopped = _stopped(ending, limits)
     if stopped:

@@ -104,12 +104,20 @@ class Worker:
             if kind == framing.REPORT:
                 report = json.loads(payload)
         self.sock.close()
-        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        self.pid = 0
+        status = self.wait()
         report = report or {}
         text = b"".join(result).decode() if result else None
         out, err = self._out.read_text(), self._err.read_text()
         return Ran(status, text, report.get("error"), report.get("ok") is True, out, err, self.home)
+
+    def wait(self) -> int:
+        """Waits for the end of the process; gives its exit code, or minus the signal."""
+        until = time.monotonic() + SECONDS
+        while (ended := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
+            assert time.monotonic() < until, "the worker did not end"
+            time.sleep(0.001)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(ended[1])
 
     def wait_for_output(self, expected: str) -> None:
         """Returns as soon as stdout is `expected`; fails when it does not become that."""

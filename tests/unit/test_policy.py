@@ -130,8 +130,10 @@ def test_sizes_just_at_the_maximum_are_accepted_and_one_above_is_not() -> None:
     assert "code" in refusals(good(code="#" * ((4 << 20) + 1)))
     judge(good(files=(SourceFile("a", b"x" * (4 << 20)),)), SETTINGS, RUNTIMES)
     assert "files[0].content" in refusals(good(files=(SourceFile("a", b"x" * ((4 << 20) + 1)),)))
-    judge(good(env=(("A", "x" * (256 * 1024 - 1)),)), SETTINGS, RUNTIMES)
-    assert "env" in refusals(good(env=(("A", "x" * (256 * 1024)),)))
+    half = "x" * (128 * 1024 - 3)
+    judge(good(env=(("A", half), ("B", half), ("C", "xxx"))), SETTINGS, RUNTIMES)
+    assert "env" in refusals(good(env=(("A", half), ("B", half), ("C", "xxxx"))))
+    assert "env['A']" in refusals(good(env=(("A", half + "x"),)))
 
 
 def test_files_larger_than_the_disk_are_refused() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 
 import pytest
@@ -332,9 +331,7 @@ def test_the_agent_going_away_ends_a_waiting_worker(worker: Worker) -> None:
     """A worker without an agent does not stay."""
     assert worker.frame() is not None
     worker.sock.close()
-    _, status = os.waitpid(worker.pid, 0)
-    worker.pid = 0
-    assert status != 0
+    assert worker.wait() != 0
 
 
 # --- output ------------------------------------------------------------------------------------------------------

@@ -162,6 +162,11 @@ class ResultSink:
         """Whether it was larger than even an artifact may be."""
         return self.size > max(self._limits.artifact_bytes, self._limits.result_bytes)
 
+    @property
+    def too_large(self) -> bool:
+        """Whether it is an artifact, or would be if it could be stored."""
+        return self._collector is not None
+
     async def write(self, data: bytes) -> None:
         """The next bytes of the result; what is too large even for an artifact is only counted."""
         self.size += len(data)

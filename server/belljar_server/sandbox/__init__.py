@@ -98,6 +98,8 @@ class Ending:
     """Name of the error when the agent could not prepare the job."""
     started: bool = False
     """Whether user code was started."""
+    cut_short: bool = False
+    """Whether the sandbox failed or was ended after user code, before all artifacts were out."""
     skipped: tuple[tuple[bytes, str], ...] = ()
     """Files that were left out, and why; an empty name is a remark on all."""
     left_out: int = 0

@@ -57,7 +57,8 @@ class Instance:
 
     def ended(self, execution_id: str) -> None:
         """Removes the note: the execution has its terminal event."""
-        (self._executions / execution_id).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # at worst the next server tells it as lost
+            (self._executions / execution_id).unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Removes everything of this server."""

@@ -89,8 +89,20 @@ class Launcher:
         self._running: dict[str, asyncio.Future[int]] = {}
         self._sock: socket.socket | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._opening = asyncio.Lock()
+        self._is_stopped = False
 
     async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def _open(self) -> None:
+        """Starts the process, also again after it died: the sandboxes of the dead one died with it."""
+        async with self._opening:
+            if self._sock is None and not self._is_stopped:
+                await self._spawn()
+
+    async def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
@@ -99,9 +111,9 @@ class Launcher:
             )
         self._sock = ours
         asyncio.get_running_loop().add_reader(ours, self._readable)
-        return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._is_stopped = True
         self._lost("the launcher was stopped")
         if self._process:
             await self._process.wait()
@@ -113,6 +125,10 @@ class Launcher:
 
     async def start(self, run_id: str, argv: list[str], cgroups: list[str], stdio: tuple[int, int, int]) -> Process:
         """Starts `argv` inside the cgroups. Raises SandboxFailed with the reason."""
+        try:
+            await self._open()
+        except OSError as error:
+            raise SandboxFailed(f"the launcher process cannot be started: {error}") from error
         if self._sock is None:
             raise SandboxFailed("the launcher process is gone")
         loop = asyncio.get_running_loop()
@@ -120,7 +136,7 @@ class Launcher:
         self._running[run_id] = ended = loop.create_future()
         request = json.dumps({"id": run_id, "argv": argv, "cgroups": cgroups}).encode()
         try:
-            while True:
+            while self._sock:
                 try:
                     socket.send_fds(self._sock, [request], list(stdio))
                     break

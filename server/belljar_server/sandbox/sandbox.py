@@ -109,7 +109,11 @@ class RunscSandbox:
             group = tree.create(secrets.token_hex(8))
         except OSError as error:
             raise SandboxFailed(f"cgroup {error.filename}: {error.strerror}") from error
-        sandbox = cls(start.runsc, group, start.environment.runtime.main_file)
+        try:
+            sandbox = cls(start.runsc, group, start.environment.runtime.main_file)
+        except OSError as error:  # out of file descriptors
+            await group.destroy()
+            raise SandboxFailed(f"no channel to a sandbox: {error.strerror}") from error
         try:
             group.weigh(background=background)
             async with asyncio.timeout(start.timeout):
@@ -117,6 +121,9 @@ class RunscSandbox:
         except TimeoutError:
             await sandbox.destroy()
             raise SandboxFailed(f"the sandbox did not start within {start.timeout:g} s") from None
+        except OSError as error:
+            await sandbox.destroy()
+            raise SandboxFailed(f"the sandbox did not start: {error}") from error
         except BaseException:
             await asyncio.shield(sandbox.destroy())
             raise
@@ -178,8 +185,9 @@ class RunscSandbox:
         try:
             await self._send(job)
             await self._follow(job.limits, listener, progress)
-        except SandboxFailed as error:
+        except (SandboxFailed, OSError) as error:  # OSError: the control files of its cgroup
             progress.fault = progress.fault or str(error)
+            progress.cut_short = progress.wait_status is not None
         finally:
             self._end_watch()
         if progress.wait_status is None:
@@ -189,13 +197,8 @@ class RunscSandbox:
         return self._ending(progress)
 
     def stop(self, reason: Stop) -> None:
-        """Ends user code now; `run` returns soon after. The first reason counts.
-
-        When user code is over, its files still go to a client that waits for them, not to one that has left.
-        """
-        if self._over.is_set() and reason in (Stop.CANCELLED, Stop.SHUTDOWN):
-            self._group.kill()
-        if self._stop or self._over.is_set():
+        """Ends user code now; `run` returns soon after. The first reason counts."""
+        if self._stop or (self._over.is_set() and reason not in (Stop.CANCELLED, Stop.SHUTDOWN)):
             return
         self._stop = reason
         self._spawn(self._end_user_code(reason))
@@ -367,6 +370,7 @@ class RunscSandbox:
             fault=progress.fault,
             fault_errno=progress.fault_errno,
             started=progress.started,
+            cut_short=progress.cut_short,
             skipped=progress.skipped,
             left_out=progress.left_out,
             run_time=ended - progress.started_at if progress.started else 0.0,
@@ -407,6 +411,7 @@ class _Progress:
 
     def __init__(self) -> None:
         self.started = False
+        self.cut_short = False
         self.started_at = 0.0
         self.ended_at = 0.0
         self.wait_status: int | None = None

@@ -21,6 +21,8 @@ AGENT_CAPABILITIES = (
     "CAP_SYS_RESOURCE",  # set the worker's limits from outside
     "CAP_DAC_READ_SEARCH",  # read artifacts whatever their mode
 )
+HARD_LIMIT = 1 << 20
+"""Open files and processes that the agent may allow; what a request may have is the server's ceiling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,13 @@ def oci_spec(environment: Environment, *, warm: bool = False) -> dict[str, Any]:
             "cwd": "/",
             "noNewPrivileges": True,
             "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
-            "rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}],
+            "rlimits": [
+                {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+                # Left out, they are those of the service, and gVisor lets nobody raise them: a limit that the
+                # contract allows could not be set on a host with a lower one.
+                {"type": "RLIMIT_NOFILE", "soft": 1024, "hard": HARD_LIMIT},
+                {"type": "RLIMIT_NPROC", "soft": HARD_LIMIT, "hard": HARD_LIMIT},
+            ],
         },
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "nodev", "noexec"]},
