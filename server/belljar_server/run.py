@@ -109,7 +109,7 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def stoppable(self, until: float | None = None) -> AsyncIterator[None]:
-        """A scope whose waiting ends when the execution is stopped. Raises Stopped; TimeoutError when `until` is over."""
+        """A scope whose waiting ends when the execution is stopped. Raises Stopped, and TimeoutError after `until`."""
         try:
             async with asyncio.timeout_at(
                 asyncio.get_running_loop().time() if self.stopped else until
