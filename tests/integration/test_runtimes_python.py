@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from belljar_client import ErrorKind, Result
 
 pytestmark = pytest.mark.integration
