@@ -171,6 +171,8 @@ class Run:
                 return self.finish(Verdict(Outcome.FAILED, verdict.exit_code, failure=failure), None)
         artifact, remarks = await self._result.artifact()
         self.warnings += remarks
+        if self._result.size == 0:  # code that runs to its end without a result gives null
+            self.warnings.append("the code ended its process itself, with exit code 0, before it gave a result")
         finished = self.finish(verdict, text.decode() if text is not None else None)
         if artifact:
             usage = replace(finished.usage, artifact_bytes=finished.usage.artifact_bytes + artifact.size_bytes)
@@ -179,9 +181,6 @@ class Run:
 
     def finish(self, verdict: Verdict, result_json: str | None) -> Finished:
         """The terminal event out of a verdict and all that was gathered."""
-        warnings = [*self.warnings, *self._collector.warnings]
-        if verdict.warning:
-            warnings.append(verdict.warning)
         return Finished(
             outcome=verdict.outcome,
             exit_code=verdict.exit_code,
@@ -190,7 +189,7 @@ class Run:
             error=verdict.failure,
             artifacts=self._collector.artifacts,
             usage=self.usage(),
-            warnings=tuple(warnings),
+            warnings=(*self.warnings, *self._collector.warnings),
             stdout_dropped_bytes=self.execution.dropped[Stream.STDOUT],
             stderr_dropped_bytes=self.execution.dropped[Stream.STDERR],
         )

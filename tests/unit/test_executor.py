@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from belljar_server.config import Execution as ExecutionSettings
 from belljar_server.config import LimitSettings
 from belljar_server.errors import InvalidRequest, NotFound, Overloaded, Unavailable
@@ -26,7 +27,6 @@ from belljar_server.models import (
     Started,
 )
 from belljar_server.sandbox import Ending, Job, Listener
-
 from tests.unit.fakes import ENVIRONMENT, FakeSandbox, FakeSource, MemoryJournal, MemoryStore, hang, succeed
 
 LIMITS = LimitSettings().default.as_limits()
@@ -206,6 +206,18 @@ async def test_result_over_its_limit_becomes_an_artifact_with_a_warning() -> Non
     assert finished.result_artifact is not None
     assert bench.store.kept[finished.result_artifact.id][1] == b"1"
     assert any("result_bytes" in warning for warning in finished.warnings)
+
+
+@pytest.mark.parametrize("report", [None, b'{"ok": true}'])
+async def test_success_without_a_result_is_told_in_a_warning(report: bytes | None) -> None:
+    """The process exited with 0 before it gave one, whether its worker could still say so or not."""
+
+    async def leave(sandbox: FakeSandbox, job: Job, listener: Listener) -> Ending:
+        return Ending(0, report=report, started=True)
+
+    finished = await (await Bench(FakeSource(leave)).executor.submit(REQUEST)).wait()
+    assert (finished.outcome, finished.result_json) == (Outcome.SUCCEEDED, None)
+    assert ["exit code 0" in warning for warning in finished.warnings] == [True]
 
 
 async def test_drain_lets_work_finish_and_then_ends_it() -> None:
