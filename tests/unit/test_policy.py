@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import re
+from dataclasses import fields
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from belljar_server.config import LimitSettings
 from belljar_server.errors import InvalidRequest
 from belljar_server.models import InputFile, Limits, SourceFile
 from belljar_server.policy import Draft, judge, nesting
-from hypothesis import given
-from hypothesis import strategies as st
+from belljar_server.service import to_status
 
 SETTINGS = LimitSettings()
 RUNTIMES = ("python", "javascript")
@@ -40,7 +46,7 @@ def test_cpu_time_follows_timeout_and_cores() -> None:
     assert judge(good(limits={"timeout": 60.0, "cpus": 2.0}), SETTINGS, RUNTIMES).limits.cpu_time == 120.0
 
 
-@pytest.mark.parametrize("name", [field for field in Limits.__slots__])
+@pytest.mark.parametrize("name", list(Limits.__slots__))
 @pytest.mark.parametrize("value", [-1, -0.5, math.nan, math.inf, -math.inf, 1 << 62])
 def test_impossible_limit_is_refused_by_name(name: str, value: float) -> None:
     """Negative, NaN, infinite and absurd values are told with what is allowed."""
@@ -48,7 +54,9 @@ def test_impossible_limit_is_refused_by_name(name: str, value: float) -> None:
     assert "allowed" in description
 
 
-@pytest.mark.parametrize("name", ["timeout", "cpu_time", "cpus", "memory_bytes", "processes", "disk_bytes", "open_files"])
+@pytest.mark.parametrize(
+    "name", ["timeout", "cpu_time", "cpus", "memory_bytes", "processes", "disk_bytes", "open_files"]
+)
 def test_zero_is_refused_where_nothing_could_run(name: str) -> None:
     """No limit means anything else at zero."""
     assert f"limits.{name}" in refusals(good(limits={name: 0}))
@@ -153,3 +161,20 @@ def test_nesting_counts_what_json_dumps_nests(value: object) -> None:
 def test_nesting_takes_any_text(text: str) -> None:
     """Broken JSON has some depth, too, and never takes long."""
     assert nesting(text, 0) <= len(text)
+
+
+def test_answer_to_a_thousand_mistakes_still_fits_the_metadata_of_a_call() -> None:
+    """GRPC clients see a broken stream when it does not; the first mistakes are named and the rest is counted."""
+    draft = good(files=tuple(SourceFile(f"../{'%' * 60}{index}", b"") for index in range(900)))
+    with pytest.raises(InvalidRequest) as refused:
+        judge(draft, SETTINGS, RUNTIMES)
+    assert "files[0].path" in str(refused.value)
+    assert re.search(r"; and 8\d\d more$", str(refused.value))
+    status = to_status(refused.value)
+    assert len(quote(status.message)) + len(base64.b64encode(status.SerializeToString())) < 8192 - 200
+
+
+def test_all_limits_can_be_refused_at_once() -> None:
+    """What is wrong with every one of them is told in one answer."""
+    wrong = dict.fromkeys((field.name for field in fields(Limits)), math.inf)
+    assert len(refusals(good(limits=wrong))) == len(wrong)
