@@ -20,12 +20,30 @@ class Violation:
     description: str
 
 
+MAX_TOLD = 1400
+"""Characters of violations in one answer. gRPC clients take at most 8 KiB of metadata, and a status repeats all of it there,
+partly in base64; beyond that they see a broken stream instead of the reason."""
+VIOLATION_OVERHEAD = 10
+"""What one violation takes beside its text."""
+
+
 class InvalidRequest(BelljarError):
-    """The request is wrong. Change it; a retry gives the same answer."""
+    """The request is wrong. Change it; a retry gives the same answer. Tells as many violations as an answer can hold."""
 
     def __init__(self, *violations: Violation) -> None:
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
-        self.violations = violations
+        self.violations = _first_that_fit(violations)
+        left_out = len(violations) - len(self.violations)
+        text = "; ".join(f"{v.field}: {v.description}" for v in self.violations)
+        super().__init__(f"{text}; and {left_out} more" if left_out else text)
+
+
+def _first_that_fit(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
+    size = 0
+    for index, violation in enumerate(violations):
+        size += len(violation.field) + len(violation.description) + VIOLATION_OVERHEAD
+        if index and size > MAX_TOLD:
+            return violations[:index]
+    return violations
 
 
 class NotFound(BelljarError):

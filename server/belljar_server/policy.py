@@ -101,11 +101,7 @@ def judge(  # noqa: C901  one question after the other
         if len(source.content) > MAX_FILE_BYTES:
             refuse(f"files[{index}].content", f"has {len(source.content)} bytes; at most {MAX_FILE_BYTES} are allowed")
     _judge_paths("input_files", [file.path for file in draft.input_files], refuse)
-    for index, file in enumerate(draft.input_files):
-        if file.content is None and not file.artifact_id:
-            refuse(f"input_files[{index}].source", "is not set; content or artifact_id is required")
-        elif len(file.artifact_id or "") > MAX_ARTIFACT_ID_CHARACTERS:
-            refuse(f"input_files[{index}].artifact_id", f"{shown(file.artifact_id or '')} is not an id of an artifact")
+    _judge_sources(draft.input_files, refuse)
     _judge_env(draft.env, refuse)
     _judge_labels(draft.labels, refuse)
     limits = _judge_limits(draft.limits, settings, refuse)
@@ -223,6 +219,14 @@ def path_problem(path: str) -> str | None:
         if len(part.encode()) > MAX_NAME_BYTES:
             return f"has a name of {len(part.encode())} bytes; at most {MAX_NAME_BYTES} are allowed"
     return None
+
+
+def _judge_sources(files: tuple[InputFile, ...], refuse: Refuse) -> None:
+    for index, file in enumerate(files):
+        if file.content is None and not file.artifact_id:
+            refuse(f"input_files[{index}].source", "is not set; content or artifact_id is required")
+        elif len(file.artifact_id or "") > MAX_ARTIFACT_ID_CHARACTERS:
+            refuse(f"input_files[{index}].artifact_id", f"{shown(file.artifact_id or '')} is no id of an artifact")
 
 
 def _judge_env(env: tuple[tuple[str, str], ...], refuse: Refuse) -> None:

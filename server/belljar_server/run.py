@@ -217,6 +217,8 @@ class Run:
             message = f"the result has {self._result.size} bytes, too many to send, and could not be stored"
             failure = Failure(ErrorKind.SANDBOX_FAILED, message, hint="This is not the code's fault; try again.")
             return self.finish(Verdict(Outcome.FAILED, 1, failure=failure), None)
+        if self._result.size == 0:  # code that runs to its end without a result gives null
+            self.warnings.append("the code ended its process itself, with exit code 0, before it gave a result")
         finished = self.finish(verdict, text.decode() if text is not None else None)
         if artifact:
             usage = replace(finished.usage, artifact_bytes=finished.usage.artifact_bytes + artifact.size_bytes)
@@ -225,9 +227,6 @@ class Run:
 
     def finish(self, verdict: Verdict, result_json: str | None) -> Finished:
         """The terminal event out of a verdict and all that was gathered."""
-        warnings = [*self.warnings, *self._collector.warnings]
-        if verdict.warning:
-            warnings.append(verdict.warning)
         return Finished(
             outcome=verdict.outcome,
             exit_code=verdict.exit_code,
@@ -236,7 +235,7 @@ class Run:
             error=verdict.failure,
             artifacts=self._collector.artifacts,
             usage=self.usage(),
-            warnings=tuple(warnings),
+            warnings=(*self.warnings, *self._collector.warnings),
             stdout_dropped_bytes=self.execution.dropped[Stream.STDOUT],
             stderr_dropped_bytes=self.execution.dropped[Stream.STDERR],
         )

@@ -39,7 +39,6 @@ class Verdict:
     exit_code: int = 0
     signal: int = 0
     failure: Failure | None = None
-    warning: str = ""
 
 
 def judge(ending: Ending, limits: Limits, main_file: str) -> Verdict:
@@ -59,9 +58,7 @@ def judge(ending: Ending, limits: Limits, main_file: str) -> Verdict:
     if failure:
         return Verdict(Outcome.FAILED, code or 1, failure=failure)
     if code == 0:
-        return Verdict(
-            Outcome.SUCCEEDED, warning="the code ended its process itself, with exit code 0, before it gave a result"
-        )
+        return Verdict(Outcome.SUCCEEDED)
     message = f"the process exited with code {code}"
     return Verdict(Outcome.FAILED, code, failure=Failure(ErrorKind.EXITED, message))
 

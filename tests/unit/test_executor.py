@@ -217,6 +217,18 @@ async def test_result_over_its_limit_becomes_an_artifact_with_a_warning() -> Non
     assert any("result_bytes" in warning for warning in finished.warnings)
 
 
+@pytest.mark.parametrize("report", [None, b'{"ok": true}'])
+async def test_success_without_a_result_is_told_in_a_warning(report: bytes | None) -> None:
+    """The process exited with 0 before it gave one, whether its worker could still say so or not."""
+
+    async def leave(sandbox: FakeSandbox, job: Job, listener: Listener) -> Ending:
+        return Ending(0, report=report, started=True)
+
+    finished = await (await Bench(FakeSource(leave)).executor.submit(REQUEST)).wait()
+    assert (finished.outcome, finished.result_json) == (Outcome.SUCCEEDED, None)
+    assert ["exit code 0" in warning for warning in finished.warnings] == [True]
+
+
 async def test_drain_lets_work_finish_and_then_ends_it() -> None:
     """New work is refused from the start."""
     bench = Bench(FakeSource(hang))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import re
+from dataclasses import fields
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -13,6 +17,7 @@ from belljar_server.config import LimitSettings
 from belljar_server.errors import InvalidRequest
 from belljar_server.models import InputFile, Limits, SourceFile
 from belljar_server.policy import Draft, judge, nesting
+from belljar_server.service import to_status
 
 SETTINGS = LimitSettings()
 RUNTIMES = ("python", "javascript")
@@ -158,3 +163,20 @@ def test_nesting_counts_what_json_dumps_nests(value: object) -> None:
 def test_nesting_takes_any_text(text: str) -> None:
     """Broken JSON has some depth, too, and never takes long."""
     assert nesting(text, 0) <= len(text)
+
+
+def test_answer_to_a_thousand_mistakes_still_fits_the_metadata_of_a_call() -> None:
+    """GRPC clients see a broken stream when it does not; the first mistakes are named and the rest is counted."""
+    draft = good(files=tuple(SourceFile(f"../{'%' * 60}{index}", b"") for index in range(900)))
+    with pytest.raises(InvalidRequest) as refused:
+        judge(draft, SETTINGS, RUNTIMES)
+    assert "files[0].path" in str(refused.value)
+    assert re.search(r"; and 8\d\d more$", str(refused.value))
+    status = to_status(refused.value)
+    assert len(quote(status.message)) + len(base64.b64encode(status.SerializeToString())) < 8192 - 200
+
+
+def test_all_limits_can_be_refused_at_once() -> None:
+    """What is wrong with every one of them is told in one answer."""
+    wrong = dict.fromkeys((field.name for field in fields(Limits)), math.inf)
+    assert len(refusals(good(limits=wrong))) == len(wrong)

@@ -386,7 +386,7 @@ def send_files(host: Host, known: set[Identity], count: int, size: int) -> None:
                 seen += 1
                 yield item
 
-    files = heapq.nsmallest(count, changed())
+    files = heapq.nsmallest(max(1, count), changed())[:count]  # of none it would not look at any
     skipped.count += seen - len(files)
     if seen > len(files):
         skipped.named.append(["", f"only {count} artifacts are allowed, there were {seen}"])
