@@ -57,7 +57,10 @@ class PoolHistory(RuleBasedStateMachine):
         self.under_way -= 1
         self.state.failed(self.now)
         assert self.state.paused_until - self.now <= LAST_PAUSE
-        assert self.state.plan(self.now).start == 0
+        plan = self.state.plan(self.now)
+        assert plan.start == 0
+        self.waiting -= set(plan.let_go)
+        self.gone |= set(plan.let_go)
 
     @rule()
     def somebody_asks(self) -> None:
