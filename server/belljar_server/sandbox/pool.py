@@ -189,6 +189,7 @@ class PoolSource:
             return None
         self._metrics.pool_age.labels(pool.name).observe(time.monotonic() - item.since)
         sandbox = pool.sandboxes.pop(item.id)
+        sandbox.warm = True
         sandbox.foreground()
         return sandbox
 
