@@ -77,6 +77,7 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
         sandboxes: ColdSource | PoolSource
         if settings.pool.max:
             snapshots = Snapshots(settings.data_dir / "snapshots", launcher, here.tree)
+            stack.callback(snapshots.close)
             sandboxes = await stack.enter_async_context(
                 PoolSource(starts, snapshots, launcher, here.tree, settings.pool, metrics)
             )

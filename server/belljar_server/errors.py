@@ -21,14 +21,14 @@ class Violation:
 
 
 MAX_TOLD = 1400
-"""Characters of violations in one answer. gRPC clients take at most 8 KiB of metadata, and a status repeats all of it there,
+"""Characters of violations in one answer. gRPC clients take at most 8 KiB of metadata, where a status repeats it all,
 partly in base64; beyond that they see a broken stream instead of the reason."""
 VIOLATION_OVERHEAD = 10
 """What one violation takes beside its text."""
 
 
 class InvalidRequest(BelljarError):
-    """The request is wrong. Change it; a retry gives the same answer. Tells as many violations as an answer can hold."""
+    """The request is wrong. Change it; a retry gives the same answer. Tells as many violations as fit."""
 
     def __init__(self, *violations: Violation) -> None:
         self.violations = _first_that_fit(violations)

@@ -183,7 +183,9 @@ class Run:
             self.gave_up = True
             raise SandboxFailed(problem) from None
 
-    async def deliver(self, verdict: Verdict, ending: Ending) -> Finished:
+    async def deliver(  # noqa: C901  one early exit after the other
+        self, verdict: Verdict, ending: Ending
+    ) -> Finished:
         """The terminal event, with the result if there is one."""
         self._ending = ending
         try:

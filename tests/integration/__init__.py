@@ -1,1 +1,0 @@
-"""Tests of the real server with real gVisor and a real object store."""

@@ -58,15 +58,20 @@ class PoolHistory(RuleBasedStateMachine):
         self.under_way -= 1
         self.state.failed(self.now)
         assert self.state.paused_until - self.now <= LAST_PAUSE
-        assert self.state.plan(self.now).start == 0
+        plan = self.state.plan(self.now)
+        assert plan.start == 0
+        self.waiting -= set(plan.let_go)
+        self.gone |= set(plan.let_go)
 
-    @rule()
-    def somebody_asks(self) -> None:
-        """Nobody gets what another one got, or what is gone."""
-        item = self.state.take(self.now)
+    @rule(data=st.data())
+    def somebody_asks(self, data: st.DataObject) -> None:
+        """Nobody gets what another one got, or what is gone; nor a twin of one that runs while another one waits."""
+        twins = data.draw(st.sets(st.sampled_from(sorted(self.waiting)))) if self.waiting else set()
+        item = self.state.take(self.now, twins)
         assert (item is None) == (not self.waiting)
         if item:
             assert item.id in self.waiting
+            assert item.id not in twins or self.waiting == twins
             self.waiting.remove(item.id)
             self.taken.add(item.id)
 

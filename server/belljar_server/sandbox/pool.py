@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from belljar_server.config import Pool as PoolSettings
 from belljar_server.errors import SandboxFailed
 from belljar_server.metrics import Metrics
 from belljar_server.sandbox.cgroup import Tree
-from belljar_server.sandbox.pooling import Bounds, PoolState, Waiting
+from belljar_server.sandbox.pooling import Bounds, PoolState, Waiting, pause_after
 from belljar_server.sandbox.runsc import Launcher
 from belljar_server.sandbox.sandbox import RunscSandbox, Start
 from belljar_server.sandbox.snapshot import Snapshot, Snapshots
@@ -52,21 +52,47 @@ class Starts:
 
 
 class EnvironmentPool:
-    """The pool of one environment. Mutable state: the decisions' state, the waiting sandboxes, the snapshot."""
+    """The pool of one environment.
+
+    Mutable state: the decisions' state, the waiting sandboxes, the snapshots by number, how often each was restored,
+    how many sandboxes of each exist and run, and how often in a row each failed.
+    """
 
     def __init__(self, name: str, starts: Starts, bounds: Bounds) -> None:
         self.name = name
         self.starts = starts
         self.state = PoolState(bounds)
         self.sandboxes: dict[str, RunscSandbox] = {}
-        self.snapshot: Snapshot | None = None
+        self.snapshots: dict[int, Snapshot] = {}
+        self.doubted: dict[int, Snapshot] = {}
+        self.restores: Counter[int] = Counter()
+        self.existing: Counter[int] = Counter()
+        self.running: Counter[int] = Counter()
+        self.failures: Counter[int] = Counter()
+        self.origin: dict[str, int] = {}
         self.changed = asyncio.Event()
+        self.lacks_snapshot = asyncio.Event()
 
     def __repr__(self) -> str:
         """What waits and what is under way."""
         state = self.state
         counts = f"waiting {len(state.waiting)} restoring {state.restoring} failures {state.failures}"
         return f"<EnvironmentPool {self.name} {counts}>"
+
+    def choose(self) -> int | None:
+        """The number of the snapshot to restore from, so that as few sandboxes as can be have one in common."""
+        return min(self.snapshots, key=lambda n: (self.running[n], self.existing[n], self.restores[n]), default=None)
+
+    def twins(self) -> set[str]:
+        """The waiting sandboxes with a snapshot in common with one that runs."""
+        return {each for each in self.sandboxes if self.running[self.origin[each]]}
+
+    def drop(self, number: int, *, doubted: bool) -> None:
+        """Restores nothing more from a snapshot. A doubted one is built anew even if every byte of it is right."""
+        snapshot = self.snapshots.pop(number, None)
+        if snapshot and doubted:
+            self.doubted[number] = snapshot
+        self.lacks_snapshot.set()
 
     def count_waiting(self) -> int:
         """Sandboxes that wait."""
@@ -117,7 +143,7 @@ class PoolSource:
                 "arrivals a second": round(pool.state.demand.current(now), 2),
                 "restore seconds": round(pool.state.restore_seconds, 3),
                 "failures in a row": pool.state.failures,
-                "snapshot": pool.snapshot.directory.name if pool.snapshot else "none",
+                "snapshots": len(pool.snapshots),
             }
             for pool in self.pools.values()
         ]
@@ -125,6 +151,7 @@ class PoolSource:
 
     async def __aenter__(self) -> Self:
         for pool in self.pools.values():
+            self._spawn(self._keep_snapshots(pool))
             self._spawn(self._keep(pool))
             self._spawn(self._beat(pool))
         self._spawn(self._watch_memory())
@@ -143,67 +170,88 @@ class PoolSource:
         """A fresh sandbox that is destroyed at the end of the scope. Raises SandboxFailed."""
         pool = self.pools[environment.runtime.name]
         sandbox = self._take(pool) or await self._make(pool)
+        number = pool.origin.get(sandbox.id)
         self._in_use += 1
+        if number is not None:
+            pool.running[number] += 1
         try:
             yield sandbox
         finally:
             self._in_use -= 1
-            await sandbox.destroy()
+            if number is not None:
+                pool.running[number] -= 1
+            await self._destroy(pool, sandbox)
 
     def _take(self, pool: EnvironmentPool) -> RunscSandbox | None:
-        item = pool.state.take(time.monotonic())
+        item = pool.state.take(time.monotonic(), pool.twins())
         pool.changed.set()
         self._metrics.pool_requests.labels(pool.name, "hit" if item else "miss").inc()
         if item is None:
             return None
         self._metrics.pool_age.labels(pool.name).observe(time.monotonic() - item.since)
         sandbox = pool.sandboxes.pop(item.id)
+        sandbox.warm = True
         sandbox.foreground()
         return sandbox
 
     async def _make(self, pool: EnvironmentPool) -> RunscSandbox:
         """Nobody waits: restore one, or another one, else boot. Raises SandboxFailed."""
         for _ in range(2):
-            if pool.snapshot is None or pool.state.failures >= FAILURES_BEFORE_REBUILD:
+            if not pool.snapshots or pool.state.failures >= FAILURES_BEFORE_REBUILD:
                 break
             try:
                 return await self._restore(pool, background=False)
             except SandboxFailed as error:
                 self._restore_failed(pool, error)
-        log.warning("starting cold", runtime=pool.name, has_snapshot=pool.snapshot is not None)
+        log.warning("starting cold", runtime=pool.name, snapshots=len(pool.snapshots))
         return await RunscSandbox.start(pool.starts.cold, self._launcher, self._tree)
 
     async def _restore(self, pool: EnvironmentPool, *, background: bool) -> RunscSandbox:
-        """One sandbox from the snapshot, proven unique. Raises SandboxFailed."""
-        snapshot = pool.snapshot
-        if snapshot is None or not snapshot.is_unchanged():
-            pool.snapshot = None
-            pool.changed.set()
-            raise SandboxFailed(f"the snapshot of {pool.name} has changed on disk since it was verified")
+        """One sandbox from a snapshot, proven unique. Raises SandboxFailed."""
+        while (number := pool.choose()) is not None and not pool.snapshots[number].is_unchanged():
+            log.error("snapshot or runsc has changed on disk", snapshot=pool.snapshots[number].directory.name)
+            pool.drop(number, doubted=False)
+        if number is None:
+            raise SandboxFailed(f"there is no snapshot of {pool.name}")
+        snapshot = pool.snapshots[number]
         began = time.monotonic()
-        start = replace(pool.starts.warm, snapshot=snapshot.directory)
-        sandbox = await RunscSandbox.start(start, self._launcher, self._tree, background=background)
-        nonces = sandbox.nonces
-        if not nonces or any(len(nonce) != NONCE_DIGITS or nonce in self._nonces for nonce in nonces):
-            await sandbox.destroy()
-            raise SandboxFailed("a restored sandbox is not unique: its random state is that of another one")
+        pool.restores[number] += 1
+        pool.existing[number] += 1
+        try:
+            start = replace(pool.starts.warm, snapshot=snapshot.directory)
+            sandbox = await RunscSandbox.start(start, self._launcher, self._tree, background=background)
+            nonces = sandbox.nonces
+            if not nonces or any(len(nonce) != NONCE_DIGITS or nonce in self._nonces for nonce in nonces):
+                await sandbox.destroy()
+                raise SandboxFailed("a restored sandbox is not unique: its random state is that of another one")
+        except BaseException as error:
+            pool.existing[number] -= 1
+            pool.failures[number] += isinstance(error, SandboxFailed)
+            if pool.failures[number] >= FAILURES_BEFORE_REBUILD:
+                pool.drop(number, doubted=True)
+            raise
+        pool.failures[number] = 0
+        pool.origin[sandbox.id] = number
         self._nonces.extend(nonces)
         self._metrics.restore_seconds.labels(pool.name).observe(time.monotonic() - began)
         return sandbox
+
+    async def _destroy(self, pool: EnvironmentPool, sandbox: RunscSandbox) -> None:
+        number = pool.origin.pop(sandbox.id, None)
+        if number is not None:
+            pool.existing[number] -= 1
+        await sandbox.destroy()
 
     def _restore_failed(self, pool: EnvironmentPool, error: SandboxFailed) -> None:
         self._metrics.restore_failures.labels(pool.name).inc()
         log.error("restore failed", runtime=pool.name, error=str(error))
 
     async def _keep(self, pool: EnvironmentPool) -> None:
-        """Has a snapshot and as many sandboxes waiting as the plan wants, until cancelled."""
+        """Has as many sandboxes waiting as the plan wants, until cancelled."""
         while True:
-            now = time.monotonic()
-            if pool.snapshot is None or pool.state.failures >= FAILURES_BEFORE_REBUILD:
-                await self._get_snapshot(pool)
             pool.changed.clear()
-            if pool.snapshot:
-                plan = pool.state.plan(now)
+            if pool.snapshots:
+                plan = pool.state.plan(time.monotonic())
                 for _ in range(plan.start):
                     self._spawn(self._add(pool))
                 await self._let_go(pool, plan.let_go)
@@ -211,23 +259,42 @@ class PoolSource:
                 async with asyncio.timeout(pool.state.next_change(time.monotonic())):
                     await pool.changed.wait()
 
-    async def _get_snapshot(self, pool: EnvironmentPool) -> None:
-        """Verifies the snapshot, or builds it anew; executions start cold meanwhile."""
-        doubted = pool.snapshot
-        pool.snapshot = None
-        try:
-            found = await asyncio.to_thread(self._snapshots.find, pool.starts.warm)
-            if found is None or (doubted and found.directory == doubted.directory):
-                log.warning("building a snapshot; executions start cold meanwhile", runtime=pool.name)
-                found = await self._snapshots.build(pool.starts.warm)
-            pool.snapshot = found
-            pool.state.failures = 0
-        except SandboxFailed as error:
-            log.error("snapshot cannot be built", runtime=pool.name, error=str(error))  # noqa: TRY400  the reason says it all
-            pool.state.restoring += 1
-            pool.state.failed(time.monotonic())
-            self._restore_failed(pool, error)
-            await asyncio.sleep(max(0.0, pool.state.paused_until - time.monotonic()))
+    async def _keep_snapshots(self, pool: EnvironmentPool) -> None:
+        """Has all snapshots of the environment, until cancelled: first what is on disk, then what must be built."""
+        failures = 0
+        while True:
+            pool.lacks_snapshot.clear()
+            lacking = [n for n in range(pool.starts.warm.environment.runtime.snapshots) if n not in pool.snapshots]
+            try:
+                for number in lacking:
+                    if number not in pool.doubted:
+                        self._found(
+                            pool, number, await asyncio.to_thread(self._snapshots.find, pool.starts.warm, number)
+                        )
+                for number in lacking:
+                    if number not in pool.snapshots:
+                        log.warning("building a snapshot", runtime=pool.name, number=number, others=len(pool.snapshots))
+                        doubted = pool.doubted.get(number)
+                        self._found(pool, number, await self._snapshots.build(pool.starts.warm, number, doubted))
+                        failures = 0
+            except SandboxFailed as error:
+                log.error("snapshot cannot be built", runtime=pool.name, error=str(error))  # noqa: TRY400  expected
+                self._metrics.restore_failures.labels(pool.name).inc()
+                failures += 1
+                await asyncio.sleep(pause_after(failures))
+                continue
+            await pool.lacks_snapshot.wait()
+
+    @staticmethod
+    def _found(pool: EnvironmentPool, number: int, snapshot: Snapshot | None) -> None:
+        if snapshot is None:
+            return
+        pool.snapshots[number] = snapshot
+        pool.doubted.pop(number, None)
+        pool.failures[number] = 0
+        pool.state.failures = 0
+        pool.state.paused_until = 0.0
+        pool.changed.set()
 
     async def _add(self, pool: EnvironmentPool) -> None:
         began = time.monotonic()
@@ -255,7 +322,7 @@ class PoolSource:
 
     async def _let_go(self, pool: EnvironmentPool, ids: tuple[str, ...]) -> None:
         gone = [pool.sandboxes.pop(each) for each in ids if each in pool.sandboxes]
-        await asyncio.gather(*(sandbox.destroy() for sandbox in gone))
+        await asyncio.gather(*(self._destroy(pool, sandbox) for sandbox in gone))
 
     async def _beat(self, pool: EnvironmentPool) -> None:
         """Asks a waiting sandbox now and then whether it still answers; it cannot be taken while it is asked."""

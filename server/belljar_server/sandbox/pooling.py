@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 HEADROOM = 2.0
@@ -17,6 +18,11 @@ RATE_SECONDS = 20.0
 FIRST_PAUSE = 0.5
 LAST_PAUSE = 30.0
 """Seconds that a pool waits after restores failed; they double from the first to the last."""
+
+
+def pause_after(failures: int) -> float:
+    """Seconds to wait after so many failures in a row, at least one."""
+    return float(min(FIRST_PAUSE * 2 ** min(failures - 1, 10), LAST_PAUSE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +92,14 @@ class PoolState:
         burst = min(self.bounds.maximum, math.ceil(self.demand.current(now) * RATE_SECONDS / 4))
         return min(max(wanted, burst, self.bounds.minimum), self.bounds.maximum, max(0, self.room))
 
-    def take(self, now: float) -> Waiting | None:
-        """Somebody asks: the sandbox that waited the shortest, or None. O(1)."""
+    def take(self, now: float, avoid: Container[str] = ()) -> Waiting | None:
+        """Somebody asks: the sandbox that waited the shortest, or None. One of `avoid` only when there is no other."""
         self.demand.arrive(now)
-        return self.waiting.pop() if self.waiting else None
+        if not self.waiting:
+            return None
+        item = next((item for item in reversed(self.waiting) if item.id not in avoid), self.waiting[-1])
+        self.waiting.remove(item)
+        return item
 
     def plan(self, now: float) -> Plan:
         """What to start and whom to let go; the caller does it and reports back. Starts count as under way at once."""
@@ -118,7 +128,7 @@ class PoolState:
         """A restore failed: the next one waits, longer each time."""
         self.restoring -= 1
         self.failures += 1
-        self.paused_until = now + min(FIRST_PAUSE * 2 ** (self.failures - 1), LAST_PAUSE)
+        self.paused_until = now + pause_after(self.failures)
 
     def lost(self, sandbox_id: str) -> bool:
         """A waiting sandbox died; tells whether it was one."""

@@ -70,6 +70,7 @@ class RunscSandbox:
     def __init__(self, runsc: Runsc, group: Group, main_file: str) -> None:
         self.id = group.name
         self.warm = False
+        """Whether it waited before it was asked for; the pool tells."""
         self.nonces: tuple[str, ...] = ()
         """What each of the language's random generators gave after a restore; no two sandboxes have one in common."""
         self._runsc = runsc
@@ -143,7 +144,6 @@ class RunscSandbox:
             raise SandboxFailed(await self._why_not_started(error)) from error
         if kind != framing.READY:
             raise SandboxFailed(f"the agent failed: {payload[:START_MESSAGE_BYTES]!r}")
-        self.warm = start.snapshot is not None
         nonces = parse(payload).get("nonces")
         self.nonces = tuple(str(nonce) for nonce in nonces) if isinstance(nonces, list) else ()
 

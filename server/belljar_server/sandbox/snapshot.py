@@ -4,17 +4,26 @@ A snapshot is bound to everything that it was made with; its key is a hash over 
 makes another snapshot instead of a restore that fails. It is written beside its place and renamed when whole; its
 files are verified by hash once, then by size and time before each use, so that a damaged one is never restored and
 always rebuilt.
+
+An environment can have several, told apart by number: what a process cannot renew (CPython's hash seed) is then not
+the same in all copies. Several servers can share the directory: one builds at a time, and nobody removes what another
+one holds.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +37,13 @@ from belljar_server.sandbox.spec import oci_spec
 
 log = structlog.get_logger()
 
-FORMAT = 1
+FORMAT = 2
 """Changes when the meaning of a snapshot's files changes."""
 MANIFEST = "manifest.json"
+DRAFT = ".draft-"
+LOCK = ".lock"
+LOCK_PAUSE = 0.05
+"""Seconds between two looks whether another server has finished building."""
 Stamp = tuple[tuple[str, int, int, int], ...]
 
 
@@ -41,22 +54,27 @@ class Snapshot:
     directory: Path
     stamp: Stamp
     """Name, size, inode and change time of its files when they were verified."""
+    runsc: Path
+    runsc_stamp: Stamp
+    """The same of the binary that it is bound to."""
 
     def is_unchanged(self) -> bool:
-        """Whether the files are still those that were verified."""
+        """Whether the files are still those that were verified, and runsc the one that they are for."""
         try:
-            return stamp(self.directory) == self.stamp
+            return stamp(self.directory) == self.stamp and stamp_file(self.runsc) == self.runsc_stamp
         except OSError:
             return False
 
 
 def stamp(directory: Path) -> Stamp:
     """What changes when a file is written or replaced. Raises OSError."""
-    found = []
-    for entry in sorted(os.scandir(directory), key=lambda item: item.name):
-        info = entry.stat()
-        found.append((entry.name, info.st_size, info.st_ino, info.st_ctime_ns))
-    return tuple(found)
+    return tuple(item for entry in sorted(directory.iterdir()) for item in stamp_file(entry))
+
+
+def stamp_file(file: Path) -> Stamp:
+    """The same of one file. Raises OSError."""
+    info = file.stat()
+    return ((file.name, info.st_size, info.st_ino, info.st_ctime_ns),)
 
 
 def cpu_features() -> str:
@@ -71,15 +89,21 @@ def cpu_features() -> str:
 
 
 class Snapshots:
-    """The snapshots of this host. Mutable state: none but the disk."""
+    """The snapshots of this host. Mutable state: the disk, and locks on those in use, by directory."""
 
     def __init__(self, directory: Path, launcher: Launcher, tree: Tree) -> None:
         self._directory = directory
         self._launcher = launcher
         self._tree = tree
+        self._held: dict[Path, int] = {}
+
+    def close(self) -> None:
+        """Lets others remove what this server held."""
+        while self._held:
+            os.close(self._held.popitem()[1])
 
     def key(self, start: Start) -> str:
-        """What the snapshot of an environment is bound to. Raises SandboxFailed."""
+        """What the snapshots of an environment are bound to. Raises SandboxFailed."""
         parts = [
             FORMAT,
             start.environment.digest,
@@ -90,15 +114,17 @@ class Snapshots:
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
-    def find(self, start: Start) -> Snapshot | None:
-        """The snapshot of an environment if there is one and every byte of it is right. Raises SandboxFailed."""
-        directory = self._directory / f"{start.environment.runtime.name}-{self.key(start)}"
+    def find(self, start: Start, number: int = 0) -> Snapshot | None:
+        """A snapshot of an environment if there is one and every byte of it is right. Raises SandboxFailed."""
+        runsc_stamp = self._runsc_stamp(start)
+        directory = self._place(start, self.key(start), number)
         try:
             manifest = json.loads((directory / MANIFEST).read_text())
             before = stamp(directory)
             names = {name for name, *_ in before} - {MANIFEST}
             if names == set(manifest) and all(digest(directory / name) == manifest[name] for name in names):
-                return Snapshot(directory, before)
+                self._hold(directory)
+                return Snapshot(directory, before, start.runsc.binary, runsc_stamp)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -107,35 +133,76 @@ class Snapshots:
         log.error("snapshot is damaged", snapshot=directory.name)
         return None
 
-    async def build(self, start: Start) -> Snapshot:
-        """Boots a sandbox, lets it warm up, writes the snapshot. Raises SandboxFailed; then nothing is left of it."""
+    async def build(self, start: Start, number: int = 0, doubted: Snapshot | None = None) -> Snapshot:
+        """Boots a sandbox, lets it warm up, and writes the snapshot. Raises SandboxFailed; then nothing is left of it.
+
+        Takes what another server has built meanwhile, unless that is the one that is doubted.
+        """
         name = start.environment.runtime.name
-        key = self.key(start)
-        draft = self._directory / f".draft-{secrets.token_hex(6)}"
-        began = time.monotonic()
         try:
-            draft.mkdir(parents=True, mode=0o700)
+            async with self._alone():
+                found = await asyncio.to_thread(self.find, start, number)
+                return found if found and found != doubted else await self._build(start, number)
+        except OSError as error:
+            raise SandboxFailed(f"the snapshot of {name} cannot be written: {error}") from error
+
+    async def _build(self, start: Start, number: int) -> Snapshot:
+        """Raises SandboxFailed, OSError."""
+        runsc_stamp = self._runsc_stamp(start)
+        key = await asyncio.to_thread(self.key, start)
+        final = self._place(start, key, number)
+        draft = self._directory / f"{DRAFT}{secrets.token_hex(6)}"
+        began = time.monotonic()
+        draft.mkdir(mode=0o700)
+        try:
             sandbox = await RunscSandbox.start(start, self._launcher, self._tree, background=True)
             try:
                 await self._checkpoint(start, sandbox, draft)
             finally:
                 await sandbox.destroy()
-            files = [entry.name for entry in os.scandir(draft)]
-            (draft / MANIFEST).write_text(json.dumps({file: digest(draft / file) for file in files}))
-            for file in (*files, MANIFEST):
-                _fsync(draft / file)
-            final = self._directory / f"{name}-{key}"
+            await asyncio.to_thread(_seal, draft)
             shutil.rmtree(final, ignore_errors=True)
             draft.rename(final)
             _fsync(self._directory)
-        except OSError as error:
-            raise SandboxFailed(f"the snapshot of {name} cannot be written: {error}") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        self._remove_others(name, final)
-        snapshot = Snapshot(final, stamp(final))
-        log.info("snapshot built", runtime=name, seconds=round(time.monotonic() - began, 1), key=key)
-        return snapshot
+        self._hold(final)
+        self._remove_others(start.environment.runtime.name, key)
+        log.info("snapshot built", snapshot=final.name, seconds=round(time.monotonic() - began, 1))
+        return Snapshot(final, stamp(final), start.runsc.binary, runsc_stamp)
+
+    def _place(self, start: Start, key: str, number: int) -> Path:
+        return self._directory / f"{start.environment.runtime.name}-{key}-{number}"
+
+    @staticmethod
+    def _runsc_stamp(start: Start) -> Stamp:
+        try:
+            return stamp_file(start.runsc.binary)
+        except OSError as error:
+            raise SandboxFailed(f"runsc {start.runsc.binary}: {error}") from error
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """While no other server builds in this directory. What one has left that was killed goes. Raises OSError."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while not _try_lock(lock):
+                await asyncio.sleep(LOCK_PAUSE)
+            for left in self._directory.glob(f"{DRAFT}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+        finally:
+            os.close(lock)
+
+    def _hold(self, directory: Path) -> None:
+        """Keeps other servers from removing a snapshot that they have no use for. Raises OSError."""
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        before = self._held.pop(directory, None)
+        if before is not None:
+            os.close(before)
+        self._held[directory] = fd
 
     async def _checkpoint(self, start: Start, sandbox: RunscSandbox, draft: Path) -> None:
         argv = start.runsc.checkpoint(sandbox.id, draft)
@@ -143,8 +210,11 @@ class Snapshots:
         null = os.open("/dev/null", os.O_RDWR)
         out = os.open(errors, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            process = await self._launcher.start(f"{sandbox.id}-checkpoint", argv, [], (null, out, out))
-            status = await process.wait()
+            async with asyncio.timeout(start.timeout):
+                process = await self._launcher.start(f"{sandbox.id}-checkpoint", argv, [], (null, out, out))
+                status = await process.wait()
+        except TimeoutError:
+            raise SandboxFailed(f"runsc checkpoint did not end within {start.timeout:g} s") from None
         finally:
             os.close(null)
             os.close(out)
@@ -154,11 +224,39 @@ class Snapshots:
             raise SandboxFailed(f"runsc checkpoint: {describe(status)}: {said}")
         await sandbox.ended()
 
-    def _remove_others(self, name: str, kept: Path) -> None:
-        """Snapshots of this runtime with another key: nothing restores from them any more."""
+    def _remove_others(self, name: str, key: str) -> None:
+        """Snapshots of this runtime with another key, unless another server uses them."""
         for other in self._directory.glob(f"{name}-*"):
-            if other != kept:
-                shutil.rmtree(other, ignore_errors=True)
+            if other.name.startswith(f"{name}-{key}-") or not re.fullmatch(
+                r"[0-9a-f]{24}(-[0-9]+)?", other.name[len(name) + 1 :]
+            ):
+                continue
+            held = self._held.pop(other, None)
+            if held is not None:
+                os.close(held)
+            with contextlib.suppress(OSError):
+                fd = os.open(other, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    if _try_lock(fd):
+                        shutil.rmtree(other, ignore_errors=True)
+                finally:
+                    os.close(fd)
+
+
+def _seal(draft: Path) -> None:
+    """Writes down what the files of a new snapshot are, and all of it to the disk. Raises OSError."""
+    files = [entry.name for entry in os.scandir(draft)]
+    (draft / MANIFEST).write_text(json.dumps({file: digest(draft / file) for file in files}))
+    for file in (*files, MANIFEST):
+        _fsync(draft / file)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def digest(file: Path) -> str:
