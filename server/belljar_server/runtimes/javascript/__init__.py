@@ -25,8 +25,10 @@ _NODE = "/usr/local/bin/node"
 _VERSION = "26.10.0"
 
 _FLAGS = (
-    # The cgroup decides how much memory there is, not V8: its own limit would abort, which looks like a crash.
+    # MiB, above any sandbox: the kernel decides how much memory there is. `worker/heap.js` sets the limit that matters.
     "--max-old-space-size=65536",
+    # MiB; three of these hold young objects, outside of that limit. V8 derives it from the memory of the host.
+    "--max-semi-space-size=16",
     # KiB, half of the 8 MiB that the main thread has: data literals and sums of a generated program are nested deeply.
     "--stack-size=3900",
     # Node calls the way in which the worker lets user code import() experimental; users cannot act on that.

@@ -15,6 +15,7 @@ const path = require('node:path');
 const process = require('node:process');
 const util = require('node:util');
 
+const heap = require('./heap.js');
 const io = require('./io.js');
 const logs = require('./logs.js');
 const realm = require('./realm.js');
@@ -71,6 +72,8 @@ const { formatStack, rememberBadSource } = inRealm('failure.js');
 
 const isTypeScript = language === 'typescript';
 const ROUNDS_BEFORE_SNAPSHOT = 5;
+/** What a job that does not tell its memory is taken to have: the default of the contract. */
+const DEFAULT_MEMORY = 512 * 1024 * 1024;
 
 /** What a request needs, loaded and run. Before a snapshot all of it: what it costs is paid once for many sandboxes. */
 const prepare = async () => {
@@ -101,6 +104,7 @@ const serve = (job) => {
     starved: () => execution.starve(),
     exited: (exitCode) => execution.exit(exitCode),
   });
+  heap.fit(job.memory_bytes ?? DEFAULT_MEMORY);
   user.dressProcess(home, job.main_file, job.env);
   execution.run();
 };
