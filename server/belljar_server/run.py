@@ -25,7 +25,7 @@ from belljar_server.models import (
     Usage,
 )
 from belljar_server.sandbox import Ending, Job, JobFile, Sandbox, Stop
-from belljar_server.verdict import Verdict
+from belljar_server.verdict import LEFT_EARLY, Verdict
 
 
 class Run:
@@ -162,15 +162,17 @@ class Run:
             limits = self.execution.request.limits
             message = f"the result has {self._result.size} bytes; limits.artifact_bytes is {limits.artifact_bytes}"
             failure = Failure(ErrorKind.OUTPUT_LIMIT, message, hint="Return less, or write files to /home/user.")
-            return self.finish(Verdict(Outcome.FAILED, verdict.exit_code, failure=failure), None)
+            return self.finish(Verdict(Outcome.FAILED, verdict.exit_code or 1, failure=failure), None)
         text = self._result.text
         if text is not None:
             problem = json_problem(text)
             if problem:
                 failure = Failure(ErrorKind.RESULT_NOT_SERIALIZABLE, f"the result is not JSON: {problem}")
-                return self.finish(Verdict(Outcome.FAILED, verdict.exit_code, failure=failure), None)
+                return self.finish(Verdict(Outcome.FAILED, verdict.exit_code or 1, failure=failure), None)
         artifact, remarks = await self._result.artifact()
         self.warnings += remarks
+        if not self._result.size and not verdict.warning:
+            self.warnings.append(LEFT_EARLY)
         finished = self.finish(verdict, text.decode() if text is not None else None)
         if artifact:
             usage = replace(finished.usage, artifact_bytes=finished.usage.artifact_bytes + artifact.size_bytes)
