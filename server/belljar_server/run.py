@@ -26,7 +26,7 @@ from belljar_server.models import (
     Usage,
 )
 from belljar_server.sandbox import Ending, Job, JobFile, Sandbox, Stop
-from belljar_server.verdict import Verdict, judge
+from belljar_server.verdict import LEFT_EARLY, Verdict, judge
 
 T = TypeVar("T")
 
@@ -202,13 +202,13 @@ class Run:
             limits = self.execution.request.limits
             message = f"the result has {self._result.size} bytes; limits.artifact_bytes is {limits.artifact_bytes}"
             failure = Failure(ErrorKind.OUTPUT_LIMIT, message, hint="Return less, or write files to /home/user.")
-            return self.finish(Verdict(Outcome.FAILED, verdict.exit_code, failure=failure), None)
+            return self.finish(Verdict(Outcome.FAILED, verdict.exit_code or 1, failure=failure), None)
         text = self._result.text
         if text is not None:
             problem = json_problem(text)
             if problem:
                 failure = Failure(ErrorKind.RESULT_NOT_SERIALIZABLE, f"the result is not JSON: {problem}")
-                return self.finish(Verdict(Outcome.FAILED, verdict.exit_code, failure=failure), None)
+                return self.finish(Verdict(Outcome.FAILED, verdict.exit_code or 1, failure=failure), None)
         try:
             artifact, remarks = await self._in_time(self._result.artifact())
         except SandboxFailed:
@@ -220,7 +220,7 @@ class Run:
             failure = Failure(ErrorKind.SANDBOX_FAILED, message, hint="This is not the code's fault; try again.")
             return self.finish(Verdict(Outcome.FAILED, 1, failure=failure), None)
         if self._result.size == 0:  # code that runs to its end without a result gives null
-            self.warnings.append("the code ended its process itself, with exit code 0, before it gave a result")
+            self.warnings.append(LEFT_EARLY)
         finished = self.finish(verdict, text.decode() if text is not None else None)
         if artifact:
             usage = replace(finished.usage, artifact_bytes=finished.usage.artifact_bytes + artifact.size_bytes)

@@ -27,6 +27,7 @@ MAX_MESSAGE = 16 * 1024
 MAX_TRACEBACK = 64 * 1024
 MAX_HINT = 1024
 MAX_NAME = 1024
+LEFT_EARLY = "the code ended its process itself, with exit code 0, before it gave a result"
 TASKS_NEAR_LIMIT = 8
 """So few tasks below the limit still count as at it: some end between the failure and the count."""
 

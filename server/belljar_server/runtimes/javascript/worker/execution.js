@@ -136,10 +136,11 @@ class Execution {
     const outcome = this.#outcome ?? { pieces: [], report: { ok: true }, code: 0 };
     try {
       if (outcome.code !== 0 || code === 0) sendOutcome(outcome.pieces, outcome.report);
-    } finally {
-      // Also when the agent is gone or user code has closed the channel.
-      reallyExit(outcome.code || code);
+    } catch {
+      // The agent is gone, or user code has closed the channel or broken fs: a result that is lost is no success.
+      reallyExit(1);
     }
+    reallyExit(outcome.code || code);
   }
 
   #end(outcome) {
