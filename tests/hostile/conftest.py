@@ -70,7 +70,9 @@ def is_tidy(server: Server, mounts: int) -> bool:
     """Whether there is exactly as much as the sandboxes that the server knows of need."""
     live = metric(server, "belljar_sandboxes_live")
     found = footprint(server)
-    same = found["cgroups"] == found["states"] == found["supervisors"] == live == metric(server, "belljar_sandboxes_live")
+    same = (
+        found["cgroups"] == found["states"] == found["supervisors"] == live == metric(server, "belljar_sandboxes_live")
+    )
     return same and found["mounts"] == mounts and found["executions"] == 0
 
 
