@@ -81,8 +81,11 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) 
 
 
 @contextmanager
-def running_server(*, ready: bool = True, **settings: str) -> Iterator[Server]:
-    """Starts `belljar serve` on free ports with BELLJAR_… settings (without the prefix) and stops it in the end."""
+def running_server(*, ready: bool = True, prefix: tuple[str, ...] = (), **settings: str) -> Iterator[Server]:
+    """Starts `belljar serve` on free ports with BELLJAR_… settings (without the prefix) and stops it in the end.
+
+    `prefix` is a command line that prepares something and then execs what follows it.
+    """
     with tempfile.TemporaryDirectory(prefix="belljar-") as temporary:
         runtime_dir = Path(temporary) / "run"
         environ = {
@@ -101,7 +104,7 @@ def running_server(*, ready: bool = True, **settings: str) -> Iterator[Server]:
         log = Path(temporary) / "log"
         with log.open("wb") as errors:
             process = subprocess.Popen(
-                [BELLJAR, "serve"],
+                [*prefix, BELLJAR, "serve"],
                 env=environ,
                 stdout=subprocess.PIPE,
                 stderr=errors,

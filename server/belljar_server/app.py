@@ -239,6 +239,8 @@ async def start_grpc(
             # A client that vanished without a FIN is noticed within 15 seconds.
             ("grpc.keepalive_time_ms", 10_000),
             ("grpc.keepalive_timeout_ms", 5_000),
+            # The other timeout sees a dead network only; a client that is stopped still has a kernel that answers.
+            ("grpc.http2.ping_timeout_ms", 5_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
         ]

@@ -103,6 +103,8 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
                     still_there()
         except TimeoutError:
             log.warning("client does not read", execution_id=execution.id)
+            # gRPC cannot send a status behind a message that flow control holds back: the client learns of this only
+            # if it reads on. What counts is that the events are let go of.
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the client read nothing for too long")
 
     @contextlib.asynccontextmanager

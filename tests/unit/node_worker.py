@@ -100,7 +100,9 @@ class Ran:
 class Worker:
     """A worker that has started. Its state is the process and the socket to it."""
 
-    def __init__(self, language: str, folder: Path, stdout: int | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, language: str, folder: Path, stdout: int | None = None, env: dict[str, str] | None = None
+    ) -> None:
         self.runtime: Runtime = RUNTIMES[language]
         self.folder = folder
         self.home, self.code = folder / "home", folder / "code"

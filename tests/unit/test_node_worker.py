@@ -22,7 +22,11 @@ LANGUAGES = ("javascript", "typescript")
         ("function main(b, a) { return [a, b] }", {"a": 1, "b": 2}, [1, 2]),
         ("function main({ a, b }) { return a + b }", {"a": 1, "b": 2}, 3),
         ("function main({ a, ...others }) { return others }", {"a": 1, "b": 2, "c": 3}, {"b": 2, "c": 3}),
-        ("function main({ 'first name': name, b: { c } = { c: 7 } }) { return [name, c] }", {"first name": "x"}, ["x", 7]),
+        (
+            "function main({ 'first name': name, b: { c } = { c: 7 } }) { return [name, c] }",
+            {"first name": "x"},
+            ["x", 7],
+        ),
         ("function main(args) { return args.x }", {"args": {"x": 1}}, 1),
         ("function main() { return 'no inputs' }", {}, "no inputs"),
         ("export default function main(args) { return args.a }", {"a": 1}, 1),
@@ -32,7 +36,9 @@ LANGUAGES = ("javascript", "typescript")
         ("const main = (function (all) { return all }).bind(null)", {"a": 1}, {"a": 1}),
     ],
 )
-def test_main_gets_its_inputs_as_it_asks_for_them(language: str, code: str, inputs: dict[str, Any], expected: Any) -> None:
+def test_main_gets_its_inputs_as_it_asks_for_them(
+    language: str, code: str, inputs: dict[str, Any], expected: Any
+) -> None:
     """One object, by position, by pattern; declared, assigned or exported."""
     assert run(code, inputs, language=language).result == expected
 
@@ -129,7 +135,11 @@ def test_a_script_is_the_program_itself() -> None:
         ("function main() {}", {"a": 1}, "main() does not fit the inputs: unexpected a"),
         ("function main(a, ...rest) {}", {"a": 1, "b": 2}, "main(a, ...rest) does not fit the inputs: unexpected b"),
         ("function main([a]) {}", {"a": 1}, "main([…]) has a parameter without a name"),
-        ("function main(args) {}", {"args": 1, "first name": 2}, 'main(args) does not fit the inputs: unexpected "first name"'),
+        (
+            "function main(args) {}",
+            {"args": 1, "first name": 2},
+            'main(args) does not fit the inputs: unexpected "first name"',
+        ),
         ("1", {"first name": 1, "class": 2}, '"first name", class cannot be variables of a script'),
         ("import fs from 'fs'\nmodule", {"module": 1}, "module cannot be a variable of a script"),
         ("let main = wrap(1); function wrap(x) { return x }", {}, "main is number, not a function"),

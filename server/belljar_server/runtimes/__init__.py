@@ -90,8 +90,8 @@ class Runtime:
     snapshots: int = 1
     """How many snapshots sandboxes are restored from, in turn.
 
-    More than one where a language has state that a running process cannot renew: sandboxes that run at the same time then
-    come from different ones, as long as there are enough.
+    More than one where a language has state that a running process cannot renew: sandboxes that run at the same time
+    then come from different ones, as long as there are enough.
     """
     probe: str = ""
     """The smallest program whose result is the number 1; what readiness runs."""
