@@ -27,6 +27,9 @@ from belljar_server.models import (
 from belljar_server.sandbox import Ending, Job, JobFile, Sandbox, Stop
 from belljar_server.verdict import Verdict
 
+RETRIES = 2
+"""Other sandboxes that an execution gets when one died before user code began: a host that kills one often kills its neighbour."""
+
 
 class Run:
     """One execution while it runs: the `Listener` of its sandbox. Mutable state: what it got so far."""
@@ -46,7 +49,7 @@ class Run:
         self.start_time = 0.0
         self.running_at = 0.0
         self.warm = False
-        self._retried = False
+        self._retries = 0
         self.warnings: list[str] = []
         self._files = files
         self._sandbox: Sandbox | None = None
@@ -78,11 +81,11 @@ class Run:
         self._sandbox = None
 
     def may_retry(self, ending: Ending) -> bool:
-        """Whether the sandbox died by itself before user code began; true once."""
-        if ending.started or ending.stop or ending.fault_errno or self.stopped or self._retried:
+        """Whether the sandbox died by itself before user code began, and it is not the third."""
+        if ending.started or ending.stop or ending.fault_errno or self.stopped:
             return False
-        self._retried = True
-        return True
+        self._retries += 1
+        return self._retries <= RETRIES
 
     def stop(self, reason: Stop) -> None:
         """Ends the execution, whatever it is doing."""
