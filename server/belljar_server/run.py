@@ -34,6 +34,9 @@ T = TypeVar("T")
 class Stopped(Exception):
     """The execution was stopped while it waited for something."""
 
+RETRIES = 2
+"""Other sandboxes that an execution gets when one died before user code began: a host that kills one often kills its neighbour."""
+
 
 class Run:
     """One execution while it runs: the `Listener` of its sandbox. Mutable state: what it got so far."""
@@ -53,7 +56,7 @@ class Run:
         self.start_time = 0.0
         self.running_at = 0.0
         self.warm = False
-        self._retried = False
+        self._retries = 0
         self.warnings: list[str] = []
         self.gave_up = False
         """Whether storing the artifacts was ended by this side."""
@@ -88,11 +91,11 @@ class Run:
         self._sandbox = None
 
     def may_retry(self, ending: Ending) -> bool:
-        """Whether the sandbox died by itself before user code began; true once."""
-        if ending.started or ending.stop or ending.fault_errno or self.stopped or self._retried:
+        """Whether the sandbox died by itself before user code began, and it is not the third."""
+        if ending.started or ending.stop or ending.fault_errno or self.stopped:
             return False
-        self._retried = True
-        return True
+        self._retries += 1
+        return self._retries <= RETRIES
 
     def stop(self, reason: Stop) -> None:
         """Ends the execution, whatever it is doing: waiting for its turn or a sandbox, running, storing."""

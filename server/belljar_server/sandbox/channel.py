@@ -56,6 +56,16 @@ class Channel:
         """Sends one frame with a JSON payload. Raises ChannelClosed."""
         await self.send(kind, json.dumps(message).encode())
 
+    def is_quiet(self) -> bool:
+        """Whether the sandbox's end is there and has said nothing, as it should while it waits. Does not wait."""
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return not self._frames
+        except OSError:
+            return False
+        return False
+
     def close(self) -> None:
         """Lets the agent see the end of the channel, which ends the sandbox."""
         self._sock.close()

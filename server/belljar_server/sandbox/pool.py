@@ -183,12 +183,17 @@ class PoolSource:
             await self._destroy(pool, sandbox)
 
     def _take(self, pool: EnvironmentPool) -> RunscSandbox | None:
-        item = pool.state.take(time.monotonic(), pool.twins())
+        now = time.monotonic()
+        item = pool.state.take(now, pool.twins())
+        while item and not pool.sandboxes[item.id].is_waiting():
+            self._spawn(self._let_go(pool, (item.id,)))
+            log.warning("waiting sandbox died", runtime=pool.name, sandbox=item.id)
+            item = pool.state.take_another(pool.twins())
         pool.changed.set()
         self._metrics.pool_requests.labels(pool.name, "hit" if item else "miss").inc()
         if item is None:
             return None
-        self._metrics.pool_age.labels(pool.name).observe(time.monotonic() - item.since)
+        self._metrics.pool_age.labels(pool.name).observe(now - item.since)
         sandbox = pool.sandboxes.pop(item.id)
         sandbox.warm = True
         sandbox.foreground()

@@ -95,6 +95,10 @@ class PoolState:
     def take(self, now: float, avoid: Container[str] = ()) -> Waiting | None:
         """Somebody asks: the sandbox that waited the shortest, or None. One of `avoid` only when there is no other."""
         self.demand.arrive(now)
+        return self.take_another(avoid)
+
+    def take_another(self, avoid: Container[str] = ()) -> Waiting | None:
+        """The same for somebody whose sandbox turned out to be dead: that is not more demand."""
         if not self.waiting:
             return None
         item = next((item for item in reversed(self.waiting) if item.id not in avoid), self.waiting[-1])

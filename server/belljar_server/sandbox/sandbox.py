@@ -147,6 +147,10 @@ class RunscSandbox:
         nonces = parse(payload).get("nonces")
         self.nonces = tuple(str(nonce) for nonce in nonces) if isinstance(nonces, list) else ()
 
+    def is_waiting(self) -> bool:
+        """Whether it has neither died nor said anything since it was ready, as far as can be seen without waiting."""
+        return self._channel.is_quiet()
+
     async def is_alive(self) -> bool:
         """Whether a waiting sandbox still answers."""
         try:
