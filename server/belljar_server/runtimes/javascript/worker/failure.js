@@ -22,10 +22,10 @@ const badSources = new WeakMap();
 
 /** At most so many bytes of UTF-8, with a mark where something is cut. */
 const clip = (text, most) => {
-  const whole = text.length > most ? text.slice(0, most) : text;
-  if (whole.length === text.length && byteLengthOf(whole) <= most) return whole.toWellFormed();
-  const cut = byteLengthOf(whole) <= most - 3 ? whole : whole.slice(0, Math.floor(most / 3) - 1);
-  return `${cut.toWellFormed()}…`;
+  if (text.length <= most && byteLengthOf(text) <= most) return text.toWellFormed();
+  const room = most - 3;
+  const start = text.slice(0, room);
+  return `${(byteLengthOf(start) <= room ? start : start.slice(0, Math.floor(room / 3))).toWellFormed()}…`;
 };
 
 const attempt = (read, otherwise) => {

@@ -31,8 +31,7 @@ const REFUSED = [
   [types.isNativeError, 'Error', 'Return error.message, or throw it.'],
   [types.isPromise, 'Promise', 'Await it first, or use await Promise.all(...) for a list.'],
   [types.isGeneratorObject, 'Generator', 'Return [...generator], or await Array.fromAsync(generator).'],
-  [types.isMapIterator, 'Iterator', 'Return [...iterator].'],
-  [types.isSetIterator, 'Iterator', 'Return [...iterator].'],
+  [(value) => typeof value.next === 'function' && Symbol.iterator in value, 'Iterator', 'Return [...iterator].'],
   [types.isSymbolObject, 'Symbol', ''],
   [types.isExternal, 'External', ''],
 ];
