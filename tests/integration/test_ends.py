@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ FOR_EVER = {
     "loop": ("typescript", "console.log('on'); while (true) {}"),
     "deaf loop": (
         "python",
-        "from signal import *\nfor n in valid_signals() - {9, 19}:\n    signal(n, SIG_IGN)\nprint('on')\nwhile True: pass",
+        "from signal import *\nfor n in valid_signals() - {9, 19}: signal(n, SIG_IGN)\nprint('on')\nwhile True: pass",
     ),
     "child": (
         "python",
@@ -169,7 +170,7 @@ def test_continued_execution_outlives_its_client(server: Server) -> None:
     """With CONTINUE the code goes on, and its result and output wait for the same request_id."""
     with Client(server.address) as client:
         code = "import time\nprint('on')\ntime.sleep(1)\nopen('left.txt', 'w').write('x')\nreturn 'to the end'"
-        options = {"request_id": "test-ends-continued", "disconnect_policy": "continue"}
+        options: Any = {"request_id": "test-ends-continued", "disconnect_policy": "continue"}
         stream = client.stream(code, **options)
         for event in stream:
             if isinstance(event, Output):

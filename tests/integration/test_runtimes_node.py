@@ -1,4 +1,4 @@
-"""JavaScript and TypeScript: three ways to write code, both module systems, and errors that name the user's own places."""
+"""JavaScript and TypeScript: three ways to write code, both module systems, errors that name the user's own places."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MAIN_FILE = {"javascript": "main.js", "typescript": "main.ts"}
         pytest.param("const c = a + b", A_AND_B, None, id="script-without-result"),
         pytest.param("const c = await Promise.resolve(a);\nc + b", A_AND_B, 5, id="script-await"),
         pytest.param(
-            "import { sep } from 'node:path';\nimport fs from 'fs';\nawait null;\nreturn [sep, typeof fs.readFileSync, a]",
+            "import { sep } from 'path';\nimport fs from 'node:fs';\nawait 0;\nreturn [sep, typeof fs.readFileSync, a]",
             A_AND_B,
             ["/", "function", 2],
             id="script-import-await-return",
@@ -187,7 +187,7 @@ def test_inputs_that_do_not_fit_are_named(run: Run, runtime: str, code: str, ent
             id="in-the-library",
         ),
         pytest.param(
-            "setTimeout(() => {\n  throw new Error('later');\n}, 1);\nawait new Promise(() => setTimeout(() => {}, 9000));",
+            "setTimeout(() => {\n  throw Error('later');\n}, 1);\nawait new Promise((r) => setTimeout(r, 9000))",
             "EXCEPTION",
             "Error: later",
             (2, 9),
@@ -223,12 +223,12 @@ def test_error_names_the_users_place(
     ("code", "place"),
     [
         (
-            "enum E { A, B, C }\nnamespace N { export const x = 1 }\n\nfunction main() {\n  throw new Error('x' + E.B);\n}",
+            "enum E { A, B, C }\nnamespace N { export const x = 1 }\n\nfunction main() {\n  throw Error('x' + E.B);\n}",
             (5, 9),
         ),
         ("interface I {\n  a: number;\n  b: string;\n}\ntype T = I | null;\nconst t = null as T;\nt!.a", (7, 4)),
         (
-            "import type { Stats } from 'fs';\nclass C {\n  constructor(private x: number) {}\n  go(): never { throw new Error(`${this.x}`) }\n}\nnew C(1).go()",
+            "class C {\n  constructor(private x: 1) {}\n\n  go(): never { throw Error(`${this.x}`) }\n}\nnew C(1).go()",
             (4, 23),
         ),
         (
@@ -287,7 +287,7 @@ return [one, esm, typed, folder, later, cjs.who, numbers.n, plain.who]
 def test_error_in_one_of_the_files_names_that_file(run: Run, runtime: str) -> None:
     """The innermost place is that of the module; the traceback shows the way there, also through TypeScript."""
     files = {
-        "shop/prices.ts": "enum E { A }\nexport function total(items: any[]): number {\n  return items[0].price.value;\n}\n"
+        "shop/prices.ts": "enum E { A }\nexport function total(items: any[]): 1 {\n  return items[0].price.value;\n}\n"
     }
     code = "import { total } from './shop/prices';\n\nfunction main() {\n  return total([{}]);\n}\n"
     error = run(code, runtime=runtime, files=files).error
@@ -367,7 +367,8 @@ def test_program_sees_itself_as_a_program(run: Run, runtime: str) -> None:
     code = """\
 const stdin = require('fs').readFileSync(0, 'utf8');
 const timed = await new Promise((resolve) => setTimeout(resolve, 5, 'timed'));
-return [process.cwd(), stdin, timed, typeof fetch, process.getuid(), __filename.split('/').pop(), require('os').homedir()]
+const name = __filename.split('/').pop();
+return [process.cwd(), stdin, timed, typeof fetch, process.getuid(), name, require('os').homedir()]
 """
     expected = ["/home/user", "", "timed", "function", 1000, MAIN_FILE[runtime], "/home/user"]
     assert run(code, runtime=runtime).check().value == expected

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -12,43 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.integration.gotool import binary
+
 VERSION = "v1.8.0"
 ACCESS_KEY_ID = "belljar-test"
 SECRET_ACCESS_KEY = "belljar-test-secret"
 _MODULE = "github.com/versity/versitygw/cmd/versitygw"
 _START_SECONDS = 30.0
-_BUILD_SECONDS = 600.0
-
-
-def binary() -> Path:
-    """The versitygw binary, built by `go install` on first use. Raises RuntimeError saying what is missing."""
-    cache = Path(os.environ.get("BELLJAR_TEST_CACHE", "/var/cache/belljar-test")) / "bin"
-    built = cache / f"versitygw-{VERSION}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".versitygw.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not built.exists():
-            _build(cache, built)
-    return built
-
-
-def _build(cache: Path, built: Path) -> None:
-    go = shutil.which("go") or ("/usr/local/go/bin/go" if Path("/usr/local/go/bin/go").exists() else None)
-    if go is None:
-        raise RuntimeError("the S3 tests build versitygw with Go 1.25 or later, and there is no `go` on PATH")
-    scratch = cache / f"versitygw-{VERSION}.build"
-    done = subprocess.run(
-        [go, "install", f"{_MODULE}@{VERSION}"],
-        env=os.environ | {"GOBIN": str(scratch), "CGO_ENABLED": "0"},
-        capture_output=True,
-        text=True,
-        timeout=_BUILD_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"versitygw could not be built:\n{done.stderr[-2000:]}")
-    (scratch / "versitygw").replace(built)
-    scratch.rmdir()
 
 
 class Gateway:
@@ -73,7 +41,7 @@ class Gateway:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(str(binary()), "--port", f"127.0.0.1:{self.port}", "--quiet", "--keep-alive"),
+                    *(str(binary(_MODULE, VERSION)), "--port", f"127.0.0.1:{self.port}", "--quiet", "--keep-alive"),
                     *("posix", "--sidecar", str(self._labels), str(self.objects)),
                 ],
                 env={"ROOT_ACCESS_KEY": ACCESS_KEY_ID, "ROOT_SECRET_KEY": SECRET_ACCESS_KEY, "PATH": os.defpath},
