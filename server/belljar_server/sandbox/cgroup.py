@@ -198,6 +198,11 @@ class Group:
         directory, version = self._by_controller["memory"]
         return read_number(directory / ("memory.peak" if version == 2 else "memory.max_usage_in_bytes"))
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a directory: not where every limit that needs one is waived, and not once destroyed."""
+        return bool(self._directories)
+
     def kill(self) -> None:
         """SIGKILL to everything inside; returns before all of it is gone."""
         for directory, version in self._directories:

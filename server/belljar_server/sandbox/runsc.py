@@ -6,8 +6,10 @@ The spawning itself is done by `launcher.py`, a process of its own: this one has
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -79,6 +81,12 @@ class Process:
     async def wait(self) -> int:
         """The raw wait status, once it has ended. Raises SandboxFailed when the launcher died."""
         return await asyncio.shield(self._status)
+
+    def kill(self) -> None:
+        """SIGKILL to runsc alone; its sandbox has asked the kernel to follow."""
+        if not self._status.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class Launcher:

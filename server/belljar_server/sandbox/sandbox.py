@@ -218,7 +218,7 @@ class RunscSandbox:
         self._channel.close()
         self._theirs.close()
         self._group.limit_cpu(None)
-        self._group.kill()
+        self._kill()
         for pump in self._pumps:
             pump.close()
         if self._process:
@@ -226,6 +226,13 @@ class RunscSandbox:
                 await self._process.wait()
         await self._group.destroy()
         self._runsc.forget(self.id)
+
+    def _kill(self) -> None:
+        """SIGKILL to all of it; by way of runsc, which takes the rest along, on a host without writable cgroups."""
+        if self._group.exists:
+            self._group.kill()
+        elif self._process:
+            self._process.kill()
 
     async def _send(self, job: Job) -> None:
         limits = job.limits
@@ -351,11 +358,11 @@ class RunscSandbox:
                     await self._channel.send_json(framing.KILL, {})
                     await self._over.wait()
                     return
-        self._group.kill()
+        self._kill()
 
     async def _wait_for_end(self) -> None:
         """After the channel broke: everything the code printed is in the pipes once runsc is gone."""
-        self._group.kill()
+        self._kill()
         if self._process:
             with contextlib.suppress(SandboxFailed):
                 await self._process.wait()
