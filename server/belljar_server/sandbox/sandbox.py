@@ -35,6 +35,8 @@ KILL_GRACE = 0.25
 """Seconds that the agent has to end user code and say so, before the whole sandbox is killed."""
 HEARTBEAT_TIMEOUT = 5.0
 """Seconds in which a waiting sandbox must answer."""
+STARTED_SECONDS = 10.0
+"""A sandbox that has its whole job and does not start it in this time hangs and is killed."""
 WATCH_INTERVAL = 0.1
 """Seconds between two looks at the kernel's counters while user code runs."""
 COLLECT_PATIENCE = 30.0
@@ -188,6 +190,7 @@ class RunscSandbox:
         progress = _Progress()
         try:
             await self._send(job)
+            self._deadline = self._loop.call_later(STARTED_SECONDS, self._group.kill)
             await self._follow(job.limits, listener, progress)
         except (SandboxFailed, OSError) as error:  # OSError: the control files of its cgroup
             progress.fault = progress.fault or str(error)
@@ -285,6 +288,8 @@ class RunscSandbox:
                 return
             if kind == framing.STARTED and not progress.started:
                 progress.started = True
+                if self._deadline:
+                    self._deadline.cancel()
                 progress.started_at = time.monotonic()
                 progress.cpu_before = self._group.cpu_time()
                 listener.on_prepared()
