@@ -34,8 +34,9 @@ T = TypeVar("T")
 class Stopped(Exception):
     """The execution was stopped while it waited for something."""
 
+
 RETRIES = 2
-"""Other sandboxes that an execution gets when one died before user code began: a host that kills one often kills its neighbour."""
+"""Other sandboxes for an execution whose own died before user code: a host that kills one often kills its neighbour."""
 
 
 class Run:

@@ -35,7 +35,8 @@ class Call:
             self.events += events
         except grpc.RpcError as error:
             self.status = error.code()
-            metadata = dict(error.trailing_metadata() or ())
+            pairs: Any = error.trailing_metadata() or ()
+            metadata = dict(pairs)
             details = status_pb2.Status.FromString(metadata.get("grpc-status-details-bin", b""))
             for detail in details.details:
                 bad = error_details_pb2.BadRequest()
@@ -65,12 +66,17 @@ def channel(server_address: str) -> Iterator[grpc.Channel]:
         yield opened
 
 
+def serialize(request: Any) -> bytes:
+    """Messages as gRPC does it; bytes as they are."""
+    return request if isinstance(request, bytes) else bytes(request.SerializeToString())
+
+
 @pytest.fixture
 def execute(channel: grpc.Channel, attack: Attack) -> Callable[[pb.ExecuteRequest | bytes], Call]:
     """Sends a request, or bytes in place of one."""
     send = channel.unary_stream(
         METHOD,
-        request_serializer=lambda request: request if isinstance(request, bytes) else request.SerializeToString(),
+        request_serializer=serialize,
         response_deserializer=pb.ExecuteResponse.FromString,
     )
 

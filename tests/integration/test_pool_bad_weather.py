@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,7 +239,7 @@ def test_servers_with_different_runscs_leave_each_others_snapshots_alone(tmp_pat
     shutil.copy2(DATA_DIR / "bin" / "runsc", binary)
     with binary.open("ab") as file:
         file.write(b"another build")
-    settings = {"DATA_DIR": str(data_dir), "POOL__MIN": "1", "POOL__MAX": "1"}
+    settings: dict[str, Any] = {"DATA_DIR": str(data_dir), "POOL__MIN": "1", "POOL__MAX": "1"}
     with running_server(**settings) as one:
         wait_until_full(one)
         mine = snapshot_of(data_dir, "javascript")

@@ -158,6 +158,7 @@ class Worker:
                     pieces.append(frame[1])
                 else:
                     report = json.loads(frame[1])
+                    self.sock.shutdown(socket.SHUT_WR)  # the agent closes now; here the rest is still read
         except BaseException:
             os.kill(self.pid, signal.SIGKILL)
             raise

@@ -97,7 +97,7 @@ def test_a_script_has_inputs_as_variables_and_a_value(
     ],
 )
 def test_code_that_calls_main_itself_is_a_script(code: str, stdout: str) -> None:
-    """main runs once, not twice."""
+    """Main runs once, not twice."""
     assert run(code).stdout == stdout
 
 

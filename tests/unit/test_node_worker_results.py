@@ -7,7 +7,6 @@ import json
 import pytest
 
 from belljar_server.guest import framing
-
 from tests.unit.node_worker import run
 
 
@@ -135,9 +134,9 @@ def test_results_are_at_most_1000_levels_deep() -> None:
 @pytest.mark.parametrize(
     ("expression", "message", "column"),
     [
-        ("{ get a() { throw new TypeError('getter') } }", "TypeError: getter", 26),
-        ("{ toJSON() { throw new RangeError('toJSON') } }", "RangeError: toJSON", 27),
-        ("new Proxy({}, { ownKeys() { throw new Error('trap') } })", "Error: trap", 42),
+        ("{ get a() { throw new TypeError('getter') } }", "TypeError: getter", 27),
+        ("{ toJSON() { throw new RangeError('toJSON') } }", "RangeError: toJSON", 28),
+        ("new Proxy({}, { ownKeys() { throw new Error('trap') } })", "Error: trap", 43),
     ],
 )
 def test_user_code_that_throws_while_the_result_is_written_is_an_exception(
