@@ -5,11 +5,13 @@ Node and the parsers are fetched through npm once and kept in a cache folder, by
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import functools
 import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import tempfile
@@ -60,6 +62,14 @@ def installed() -> Installation:
             npm.install(root, packages, tarball)
             (root / "complete").touch()
     return Installation(root / binary.target.lstrip("/"), root / "node_modules")
+
+
+@functools.cache
+def scratch() -> Path:
+    """Where the runs of this process have their folders; it goes away with the process."""
+    folder = tempfile.mkdtemp(prefix="belljar-node-worker-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +199,7 @@ def run(
     stdout: int | None = None,
 ) -> Ran:
     """Runs code in a fresh worker and folder. `inputs` as text is passed on as it is."""
-    folder = Path(tempfile.mkdtemp(prefix="belljar-node-worker-"))
+    folder = Path(tempfile.mkdtemp(dir=scratch()))
     worker = Worker(language, folder, stdout, worker_env)
     for path, content in (files or {}).items():
         target = worker.code / path

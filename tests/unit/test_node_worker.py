@@ -107,8 +107,10 @@ def test_code_that_calls_main_itself_is_a_script(code: str, stdout: str) -> None
         "function main(args) { console.log('once'); return args }\nif (require.main === module) main({})",
         "function main(args) { console.log('once'); return args }\nrequire.main === module && main({})",
         "export function main(args) { console.log('once'); return args }\nif (import.meta.main) main({})",
-        "import { fileURLToPath } from 'node:url'\nexport function main(args) { console.log('once'); return args }\n"
-        "if (process.argv[1] === fileURLToPath(import.meta.url)) main({})",
+        (
+            "import { fileURLToPath } from 'node:url'\nexport function main(args) { console.log('once'); return args }\n"
+            "if (process.argv[1] === fileURLToPath(import.meta.url)) main({})"
+        ),
     ],
 )
 def test_a_guarded_call_of_main_is_not_made(code: str) -> None:
@@ -192,7 +194,8 @@ def test_a_main_without_value_yet_is_refused() -> None:
 def test_inputs_with_hostile_keys_are_plain_properties() -> None:
     """`__proto__` is a key like any other and pollutes nothing."""
     ran = run(
-        "function main(args) { return [Object.keys(args), {}.polluted ?? null, Object.getPrototypeOf(args) === Object.prototype] }",
+        "function main(args) {\n"
+        "  return [Object.keys(args), {}.polluted ?? null, Object.getPrototypeOf(args) === Object.prototype]\n}",
         '{"__proto__": {"polluted": 1}, "constructor": 2, "toString": 3}',
     )
     assert ran.result == [["__proto__", "constructor", "toString"], None, True]
@@ -216,7 +219,7 @@ SEED_MAIN = """
 async function main({ input_var_1, input_var_2 }) {
     const result = input_var_1.toUpperCase();
     const count = input_var_2 * 2;
- 
+
     return {
         processed_text: result,
         doubled_count: count,

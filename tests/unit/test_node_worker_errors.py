@@ -65,16 +65,46 @@ def test_long_sums_and_deep_literals_of_generated_programs_work() -> None:
         ("javascript", "null.foo", "TypeError: Cannot read properties of null (reading 'foo')", (1, 6)),
         ("javascript", "const y = 1; null.foo", "TypeError: Cannot read properties of null (reading 'foo')", (1, 19)),
         ("javascript", "const s = '😀'; throw new Error('x')", "Error: x", (1, 22)),
-        ("javascript", "export const a = 1\n\nfunction f() {\n  throw new RangeError('x')\n}\nf()", "RangeError: x", (4, 9)),
-        ("javascript", "async function main() {\n  await null\n  undefinedName()\n}", "ReferenceError: undefinedName is not defined", (3, 3)),
+        (
+            "javascript",
+            "export const a = 1\n\nfunction f() {\n  throw new RangeError('x')\n}\nf()",
+            "RangeError: x",
+            (4, 9),
+        ),
+        (
+            "javascript",
+            "async function main() {\n  await null\n  undefinedName()\n}",
+            "ReferenceError: undefinedName is not defined",
+            (3, 3),
+        ),
         ("javascript", "if (1) return JSON.parse('{')", None, (1, 20)),
-        ("javascript", "setTimeout(() => { throw new Error('late') }, 1)\nawait new Promise(() => {})", "Error: late", (1, 26)),
+        (
+            "javascript",
+            "setTimeout(() => { throw new Error('late') }, 1)\nawait new Promise(() => {})",
+            "Error: late",
+            (1, 26),
+        ),
         ("javascript", "Promise.reject(new Error('lost')); return 1", "Error: lost", (1, 16)),
-        ("typescript", "interface A { a: number }\n\nexport function main(): void {\n  const s = '😀é'; throw new TypeError('x')\n}", "TypeError: x", (4, 25)),
-        ("typescript", "enum E { A }\nif (E.A === 0) return [1].map((x: number) => { throw new Error('x') })", "Error: x", (2, 54)),
-        ("typescript", "class A { constructor(private n: number) { this.fail() } fail(): never { throw new Error(`${this.n}`) } }\nnew A(5)", "Error: 5", (1, 80)),
+        (
+            "typescript",
+            "interface A {}\n\nexport function main(): void {\n  const s = '😀é'; throw new TypeError('x')\n}",
+            "TypeError: x",
+            (4, 25),
+        ),
+        (
+            "typescript",
+            "enum E { A }\nif (E.A === 0) return [1].map((x: number) => { throw new Error('x') })",
+            "Error: x",
+            (2, 54),
+        ),
+        (
+            "typescript",
+            "class A {\n  constructor(private n: number) { throw new Error(`${this.n}`) }\n}\nnew A(5)",
+            "Error: 5",
+            (2, 42),
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_exception_has_its_place(language: str, code: str, message: str | None, at: tuple[int, int]) -> None:
     """In the source that the user wrote, whatever was compiled out of it."""
     error = run(code, language=language).error
@@ -103,7 +133,8 @@ def test_causes_are_part_of_the_traceback() -> None:
     """The outermost first, each with its frames."""
     error = run("try { null.x } catch (e) {\n  throw new Error('outer', { cause: e })\n}").error
     assert error["message"] == "Error: outer"
-    assert "\nCaused by: TypeError: Cannot read properties of null (reading 'x')\n    at Object.<anonymous> (main.js:1:12)" in error["traceback"]  # fmt: skip
+    cause = "TypeError: Cannot read properties of null (reading 'x')\n    at Object.<anonymous> (main.js:1:12)"
+    assert f"\nCaused by: {cause}" in error["traceback"]
     assert error["line"] == 2
 
 
@@ -173,11 +204,14 @@ def test_a_missing_package_hints_at_dependencies(language: str, code: str, at: t
     [
         ("require('./helper')", "Other sources must be in files; paths are relative to the importing file."),
         ("throw Object.assign(new Error('x'), { code: 'EAI_AGAIN' })", "The sandbox has no network."),
-        ("throw new TypeError('fetch failed', { cause: Object.assign(new Error(), { code: 'ENETUNREACH' }) })", "The sandbox has no network."),
+        (
+            "const e = new Error(); e.code = 'ENETUNREACH'; throw new TypeError('x', { cause: e })",
+            "The sandbox has no network.",
+        ),
         ("throw Object.assign(new Error('x'), { code: 'EROFS' })", "Files can be written below /home/user and /tmp."),
         ("throw new Error('x')", ""),
     ],
-)  # fmt: skip
+)
 def test_common_failures_come_with_a_hint(code: str, hint: str) -> None:
     """Only where there is something to say."""
     assert run(code).error["hint"] == hint

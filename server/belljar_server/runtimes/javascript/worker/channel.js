@@ -29,8 +29,8 @@ const sendText = (kind, text) => sendBytes(kind, bytesOf(text));
 exports.sendReady = (versions) => sendText(KINDS.ready, JSON.stringify(versions));
 
 /**
- * Waits for a job, as its JSON text, or for the word that this is a copy, when `job` is null. Gives null when the agent is gone.
- * Blocking, so that it waits through a checkpoint.
+ * Waits for a job, as its JSON text, or for the word that this is a copy, when `job` is null. Gives null when the agent
+ * is gone. Blocking, so that it waits through a checkpoint.
  */
 exports.receive = () => {
   const header = readBytes(FD, HEADER);
@@ -45,7 +45,7 @@ exports.receive = () => {
 /** Cuts well-formed text into pieces whose UTF-8 fits a frame, never inside a surrogate pair. */
 exports.cut = (text) => {
   const pieces = [];
-  for (let start = 0; start < text.length; ) {
+  for (let start = 0; start < text.length;) {
     let end = start + PIECE;
     if (end < text.length && (text.charCodeAt(end - 1) & 0xfc00) === 0xd800) end -= 1;
     pieces.push(bytesOf(text.slice(start, end)));

@@ -48,12 +48,18 @@ const runSwc = (text, file, typescript, module) => {
 /** swc's message is a drawing: the text after a cross, the line before a bar, and carets under the place. */
 const swcRefusal = (drawing, text, file) => {
   const lines = drawing.replace(/\u001b\[[\d;]*m/g, '').split('\n');
-  const message = lines.find((line) => /^\s*[x×] /u.test(line))?.replace(/^\s*[x×] /u, '') ?? 'the code does not compile';
+  const message =
+    lines.find((line) => /^\s*[x×] /u.test(line))?.replace(/^\s*[x×] /u, '') ?? 'the code does not compile';
   const carets = lines.findIndex((line) => /^\s*[:·]\s+[\^─┬]/u.test(line));
   const numbered = carets > 0 ? /^(\s*(\d+) [|│] )/u.exec(lines[carets - 1]) : null;
   if (!numbered) return new BadSource(`SyntaxError: ${message}`, file, 0, 0);
   const column = lines[carets].search(/[\^─┬]/u) - numbered[1].length;
-  return new BadSource(`SyntaxError: ${message}`, file, Number(numbered[2]), characterColumn(text, numbered[2] - 1, column));
+  return new BadSource(
+    `SyntaxError: ${message}`,
+    file,
+    Number(numbered[2]),
+    characterColumn(text, numbered[2] - 1, column),
+  );
 };
 
 /** A function from places in swc's output to places in its input. Reads the map when it is first asked. */
@@ -77,8 +83,8 @@ const freshName = (base, text) => {
 const normalize = (text) => text.replace(/^\ufeff/, '').replace(/^#!/, '//');
 
 /**
- * The main source as the text of a function. Its parameters are those of `own`, then what takes the place of a top-level
- * return, of import(), of import.meta, and what is told how to find main; then the `variables`.
+ * The main source as the text of a function. Its parameters are those of `own`, then what takes the place of a
+ * top-level return, of import(), of import.meta, and what is told how to find main; then the `variables`.
  *
  * `choose` decides from the survey what becomes of the inputs: it returns the names of those that are variables.
  */
@@ -106,14 +112,19 @@ const compileMain = (source, path, file, typescript, choose) => {
   if (swc) {
     const output = runSwc(code, file, typescript, { type: 'commonjs', importInterop: 'swc', ignoreDynamic: true });
     const returns = [];
-    for (let at = output.code.indexOf(`${names.finish}(`); at >= 0; at = output.code.indexOf(`${names.finish}(`, at + 1)) {
+    for (
+      let at = output.code.indexOf(`${names.finish}(`);
+      at >= 0;
+      at = output.code.indexOf(`${names.finish}(`, at + 1)
+    ) {
       returns.push({ at, remove: 0, insert: 'return ' });
     }
     code = edit(output.code, returns);
     locate = chain(undo(output.code, returns), throughMap(output.map), locate);
   }
   const own = MODULE_PARAMETERS.filter(
-    (name) => !variables.includes(name) && (!found.declared.has(name) || (swc && name !== 'module' && NEEDED_BY_SWC.has(name))),
+    (name) =>
+      !variables.includes(name) && (!found.declared.has(name) || (swc && name !== 'module' && NEEDED_BY_SWC.has(name))),
   );
   const parameters = [...own, ...Object.values(names), ...variables];
   const prefix =
@@ -127,7 +138,9 @@ const compileMain = (source, path, file, typescript, choose) => {
     found,
     own,
     variables,
-    imports: found.imports.map(({ value }) => value).filter((name) => code.includes(`require(${JSON.stringify(name)})`)),
+    imports: found.imports
+      .map(({ value }) => value)
+      .filter((name) => code.includes(`require(${JSON.stringify(name)})`)),
   };
 };
 
@@ -155,17 +168,24 @@ const compileFile = (source, path, file) => {
   const text = normalize(source);
   const plain = !typescript && !/\b(?:import|export|await)\b/.test(text);
   const found = plain ? null : survey(text, file, typescript);
-  if (plain || (!typescript && !found.module && !found.awaits && found.dynamicImports.length + found.metas.length === 0)) {
+  if (
+    plain ||
+    (!typescript && !found.module && !found.awaits && found.dynamicImports.length + found.metas.length === 0)
+  ) {
     compiled.set(path, { file, text, locate: (place) => place, imports: [] });
     return { format: 'commonjs', source: text };
   }
-  const module = found.awaits ? { type: 'es6' } : { type: 'commonjs', importInterop: 'swc', exportInteropAnnotation: true };
+  const module = found.awaits
+    ? { type: 'es6' }
+    : { type: 'commonjs', importInterop: 'swc', exportInteropAnnotation: true };
   const { code, map } = runSwc(text, file, typescript, module);
   compiled.set(path, { file, text, locate: throughMap(map), imports: found.imports });
   return { format: found.awaits ? 'module' : 'commonjs', source: code };
 };
 
-/** Where line and column (from 1) of a file that V8 names were in the user's source; null for files that are not theirs. */
+/**
+ * Where line and column (from 1) of a file that V8 names were in the user's source; null for files that are not theirs.
+ */
 const locateIn = (path, line, column) => {
   const known = compiled.get(path);
   if (!known) return null;
@@ -186,4 +206,11 @@ const locateImport = (name) => {
 /** Forgets the sources of a warm-up. */
 const forget = () => compiled.clear();
 
-module.exports = { compileFile, compileMain, compiledPaths: () => [...compiled.keys()], forget, locateImport, locateIn };
+module.exports = {
+  compileFile,
+  compileMain,
+  compiledPaths: () => [...compiled.keys()],
+  forget,
+  locateImport,
+  locateIn,
+};

@@ -36,7 +36,8 @@ const chooseStyle = (entry, { main, callsMain, returns }, inputNames) => {
     if (!main || callsMain || returns.length > 0) return 'script';
     return takesArgs(main.params, inputNames) ? 'args' : 'named';
   }
-  if (!main) throw new EntryNotFound('the code has no function main', 'Define function main(args) { … } at the top level.');
+  if (!main)
+    throw new EntryNotFound('the code has no function main', 'Define function main(args) { … } at the top level.');
   return entry === 'main_args' ? 'args' : 'named';
 };
 
@@ -67,7 +68,10 @@ const bindByName = (params, inputs) => {
   const rest = wanted.filter((param) => param.type === 'RestElement');
   const takes = `main(${wanted.map(describeParam).join(', ')})`;
   if (plain.length + rest.length < wanted.length) {
-    throw new EntryNotFound(`${takes} has a parameter without a name`, 'Take the inputs as main(a, b) or main({ a, b }).');
+    throw new EntryNotFound(
+      `${takes} has a parameter without a name`,
+      'Take the inputs as main(a, b) or main({ a, b }).',
+    );
   }
   const known = plain.map((param) => nameOf(param).name);
   const required = plain.filter((param) => param.type === 'Identifier' && !param.optional).map((param) => param.name);

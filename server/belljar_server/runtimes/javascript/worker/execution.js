@@ -66,7 +66,10 @@ class Execution {
       }
       style = chooseStyle(entry, found, names);
       if (style !== 'script') return [];
-      checkVariables(names.filter((name) => !found.declared.has(name)), taken);
+      checkVariables(
+        names.filter((name) => !found.declared.has(name)),
+        taken,
+      );
       return names;
     });
     const { main } = unit.found;
@@ -86,7 +89,8 @@ class Execution {
     if (style === 'script') return end;
 
     const found = main.exported ? scope.names.module.exports?.main : this.#getMain(scope);
-    if (typeof found !== 'function') throw new EntryNotFound(`main is ${found === null ? 'null' : typeof found}, not a function`);
+    if (typeof found !== 'function')
+      throw new EntryNotFound(`main is ${found === null ? 'null' : typeof found}, not a function`);
     const params = main.params ?? parametersOf(Reflect.apply(Function.prototype.toString, found, []));
     if (entry === 'detect' && takesArgs(params, names)) style = 'args';
     const given = style === 'args' ? [inputs] : bindByName(params, inputs);
@@ -149,14 +153,16 @@ class Execution {
     try {
       emitExit(outcome.code);
     } catch (thrown) {
-      if (outcome.code === 0) this.#outcome = { pieces: [], report: { ok: false, error: describe(thrown, {}) }, code: 1 };
+      if (outcome.code === 0)
+        this.#outcome = { pieces: [], report: { ok: false, error: describe(thrown, {}) }, code: 1 };
     }
     this.exit(leftExitCode());
   }
 }
 
 const SAMPLES = {
-  javascript: "const { join } = require('node:path');\nconst main = async ({ a, b = 2 }) => ({ a, b, j: join('x', 'y') });\n",
+  javascript:
+    "const { join } = require('node:path');\nconst main = async ({ a, b = 2 }) => ({ a, b, j: join('x', 'y') });\n",
   typescript:
     "import * as path from 'node:path';\nenum E { A = 1 }\ninterface P { a: number }\n" +
     'export async function main(args: P): Promise<object> { return { a: args.a + E.A, p: path.sep }; }\n',

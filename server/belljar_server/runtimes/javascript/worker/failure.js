@@ -1,8 +1,8 @@
 'use strict';
 
 /**
- * What went wrong, as the error of a report: the user's own places and frames, nothing of ours. Lives in the worker's own
- * realm. What user code throws is hostile: reading it may run its code, which may throw again or print.
+ * What went wrong, as the error of a report: the user's own places and frames, nothing of ours. Lives in the worker's
+ * own realm. What user code throws is hostile: reading it may run its code, which may throw again or print.
  */
 
 const { byteLengthOf, importerPath, inspect, types, workerFolder } = require('host');
@@ -53,7 +53,9 @@ const causesOf = (thrown) => {
   while (causes.length <= MOST_CAUSES) {
     const last = causes[causes.length - 1];
     const errors = isObject(last) ? read(last, 'errors') : undefined;
-    const cause = isObject(last) ? (read(last, 'cause') ?? (Array.isArray(errors) ? read(errors, 0) : undefined)) : undefined;
+    const cause = isObject(last)
+      ? (read(last, 'cause') ?? (Array.isArray(errors) ? read(errors, 0) : undefined))
+      : undefined;
     if (cause === undefined || cause === null || causes.includes(cause)) break;
     causes.push(cause);
   }
@@ -65,7 +67,10 @@ const tidy = (message) => message.replace(/\nRequire stack:(?:\n- .*)*|(?<=^.*Ca
 
 const headlineOf = (thrown) => {
   if (!isError(thrown)) {
-    const shown = attempt(() => inspect(thrown, { depth: 2, customInspect: false, maxStringLength: LONGEST_MESSAGE }), '');
+    const shown = attempt(
+      () => inspect(thrown, { depth: 2, customInspect: false, maxStringLength: LONGEST_MESSAGE }),
+      '',
+    );
     return `Uncaught ${typeof shown === 'string' && shown !== '' ? shown : typeof thrown}`;
   }
   const message = tidy(readText(thrown, 'message'));
@@ -180,7 +185,11 @@ const describe = (thrown, main) => {
   } else if (isOurs(thrown, NotSerializable)) {
     error = { ...NOWHERE, kind: 'RESULT_NOT_SERIALIZABLE', message: thrown.message, hint: thrown.hint };
   } else {
-    error = attempt(() => describeThrown(thrown), { ...NOWHERE, kind: 'EXCEPTION', message: 'an exception that cannot be read' });
+    error = attempt(() => describeThrown(thrown), {
+      ...NOWHERE,
+      kind: 'EXCEPTION',
+      message: 'an exception that cannot be read',
+    });
   }
   error.message = clip(error.message, LONGEST_MESSAGE);
   error.traceback = clip(error.traceback, LONGEST_TRACEBACK);
@@ -193,7 +202,9 @@ const describe = (thrown, main) => {
 
 const LINE_OF_V8 = /^([^\n]*):(\d+)\n([^\n]*)\n( *)\^/;
 
-/** What V8 refuses though the parsers took it, a wrong regular expression for example. Its stack begins with a drawing. */
+/**
+ * What V8 refuses though the parsers took it, a wrong regular expression for example. Its stack begins with a drawing.
+ */
 const asBadSource = (error, path) => {
   const message = headlineOf(error);
   const drawing = LINE_OF_V8.exec(readText(error, 'stack'));

@@ -4,11 +4,12 @@
  * Makes V8's heap fit a sandbox whose memory is known only when the job comes.
  *
  * With V8's limit far above the sandbox's, garbage piles up until the kernel kills a program that needs a third of its
- * memory. With a fixed limit below it, V8 aborts, which looks like a crash and wastes what a larger sandbox has. So: a limit
- * that V8 collects garbage for, and that gives way when what is left after that really is needed; from there on
- * the kernel decides. The limit can be set later only through V8's C++ interface, which Node exports for add-ons: removing a
- * near-heap-limit callback sets the limit, and the callback that stays is asked for a new one when the limit is reached.
- * It must be native; labs() of the C library gives back its first argument, and that is the limit of our choice.
+ * memory. With a fixed limit below it, V8 aborts, which looks like a crash and wastes what a larger sandbox has. So: a
+ * limit that V8 collects garbage for, and that gives way when what is left after that really is needed; from there on
+ * the kernel decides. The limit can be set later only through V8's C++ interface, which Node exports for add-ons:
+ * removing a near-heap-limit callback sets the limit, and the callback that stays is asked for a new one when the limit
+ * is reached. It must be native; labs() of the C library gives back its first argument, and that is the limit of our
+ * choice.
  */
 
 const { dlopen } = require('node:ffi');

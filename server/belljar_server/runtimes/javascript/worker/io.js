@@ -1,6 +1,9 @@
 'use strict';
 
-/** Reads and writes that finish what they begin: on blocking and on non-blocking descriptors, whatever user code patches. */
+/**
+ * Reads and writes that finish what they begin: on blocking and on non-blocking descriptors, whatever user code
+ * patches.
+ */
 
 const { Buffer } = require('node:buffer');
 const { readSync, writeSync } = require('node:fs');
@@ -48,7 +51,7 @@ const writeText = (fd, text) => {
 /** The next `length` bytes, or null when the other end is gone. */
 const readBytes = (fd, length) => {
   const buffer = allocate(length);
-  for (let done = 0; done < length; ) {
+  for (let done = 0; done < length;) {
     const got = persist(readSync, fd, buffer, done, length - done);
     if (got === 0) return null;
     done += got;

@@ -3,8 +3,8 @@
 /**
  * The result as JSON text. Lives in the worker's own realm.
  *
- * JSON.stringify drops a Map, turns NaN into null and calls every getter of a value without saying where it was; here what
- * JSON cannot carry is refused with its path. One pass, so that a getter cannot answer twice. The answers:
+ * JSON.stringify drops a Map, turns NaN into null and calls every getter of a value without saying where it was; here
+ * what JSON cannot carry is refused with its path. One pass, so that a getter cannot answer twice. The answers:
  *
  * - null, booleans, strings, arrays, plain objects in key order; objects of classes by their own enumerable properties.
  * - Finite numbers (-0 is 0); bigint as an integer of all its digits; boxed primitives as what they hold.
@@ -79,7 +79,10 @@ class Writer {
         else this.#writeObject(value);
         return;
       default:
-        this.#refuse(typeof value === 'symbol' ? 'a symbol' : 'a function', typeof value === 'symbol' ? '' : 'Did you mean to call it?');
+        this.#refuse(
+          typeof value === 'symbol' ? 'a symbol' : 'a function',
+          typeof value === 'symbol' ? '' : 'Did you mean to call it?',
+        );
     }
   }
 

@@ -3,8 +3,8 @@
 /**
  * stdout and stderr, written at once.
  *
- * Node's own streams on a pipe keep in memory what the pipe does not take, and lose it when the process exits. One write
- * for each print is what lets a log reach the client while the code goes on computing: there is one thread.
+ * Node's own streams on a pipe keep in memory what the pipe does not take, and lose it when the process exits. One
+ * write for each print is what lets a log reach the client while the code goes on computing: there is one thread.
  */
 
 const { Writable } = require('node:stream');
@@ -40,7 +40,10 @@ class Log extends Writable {
 
 /** Puts the two in the place of Node's own, before anything has touched those. */
 exports.install = () => {
-  for (const [name, fd] of [['stdout', 1], ['stderr', 2]]) {
+  for (const [name, fd] of [
+    ['stdout', 1],
+    ['stderr', 2],
+  ]) {
     const log = new Log(fd);
     Object.defineProperty(process, name, { configurable: true, enumerable: true, get: () => log });
   }

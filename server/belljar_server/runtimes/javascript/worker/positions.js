@@ -18,7 +18,9 @@ exports.edit = (text, edits) => {
   return edited + text.slice(position);
 };
 
-/** A function from (line, column) in the edited text to the same in the original; both count from 0, in UTF-16 units. */
+/**
+ * A function from (line, column) in the edited text to the same in the original; both count from 0, in UTF-16 units.
+ */
 exports.undo = (text, edits) => {
   const shifts = new Map();
   let line = 0;
@@ -44,4 +46,7 @@ exports.undo = (text, edits) => {
 };
 
 /** Chains functions of (line, column), the first one first. */
-exports.chain = (...steps) => (place) => steps.reduce((at, step) => at && step(at), place);
+exports.chain =
+  (...steps) =>
+  (place) =>
+    steps.reduce((at, step) => at && step(at), place);

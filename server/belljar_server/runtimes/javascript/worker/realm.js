@@ -4,8 +4,8 @@
  * A JavaScript realm of the worker's own, beside the one of user code.
  *
  * User code may replace JSON, Array.prototype.push or Object.prototype.toString. What the worker does afterwards (find
- * main, write the result, describe an error) runs with the intrinsics of this realm, which user code never sees, so that
- * code can be written plainly. The rule: a function or object made here is never handed to user code.
+ * main, write the result, describe an error) runs with the intrinsics of this realm, which user code never sees, so
+ * that code can be written plainly. The rule: a function or object made here is never handed to user code.
  */
 
 const fs = require('node:fs');
@@ -13,8 +13,8 @@ const path = require('node:path');
 const vm = require('node:vm');
 
 /**
- * A `require` whose modules live in a new realm. `host` is what `require('host')` gives there: functions of the main realm,
- * captured before user code runs.
+ * A `require` whose modules live in a new realm. `host` is what `require('host')` gives there: functions of the main
+ * realm, captured before user code runs.
  */
 exports.open = (host) => {
   const context = vm.createContext({ __proto__: null });

@@ -74,7 +74,10 @@ const ERASED = new Set(['EmptyStatement', 'TSInterfaceDeclaration', 'TSTypeAlias
 /** The usual ways to ask "am I the program itself?"; a call of main behind one is not made when we call main. */
 const GUARD = /\brequire\s*\.\s*main\b|\bimport\s*\.\s*meta\b|\bprocess\s*\.\s*argv\b/;
 
-/** Visits the tree and notes what an execution has to know. Its state is what it has found, and the nodes it still has to see. */
+/**
+ * Visits the tree and notes what an execution has to know. Its state is what it has found, and the nodes it still has
+ * to see.
+ */
 class Survey {
   returns = [];
   dynamicImports = [];
@@ -96,7 +99,10 @@ class Survey {
     this.returns.sort((a, b) => a.start - b.start);
   }
 
-  /** `own`: not inside a function. `runs`: executed by the top-level code itself, also inside a function called in place. */
+  /**
+   * `own`: not inside a function. `runs`: executed by the top-level code itself, also inside a function called in
+   * place.
+   */
   #look(node, own, runs) {
     const { type } = node;
     if (own) {
@@ -106,7 +112,8 @@ class Survey {
     }
     if (type === 'Import') this.dynamicImports.push(node);
     if (type === 'MetaProperty' && node.meta.name === 'import') this.metas.push(node);
-    if (runs && CALLS.has(type) && node.callee.type === 'Identifier' && node.callee.name === 'main') this.callsMain = true;
+    if (runs && CALLS.has(type) && node.callee.type === 'Identifier' && node.callee.name === 'main')
+      this.callsMain = true;
     if (FUNCTIONS.has(type)) own = runs = false;
     const guard = type === 'IfStatement' ? node.test : type === 'LogicalExpression' ? node.left : null;
     if (runs && guard !== null && GUARD.test(this.#text.slice(guard.start, guard.end))) runs = false;

@@ -5,9 +5,9 @@
  *
  *     node worker.js javascript|typescript
  *
- * This file and user.js, logs.js, io.js share a realm with user code; everything that has to work after user code has run is
- * in a realm of its own, see realm.js. The three arguments that may follow are for tests: the folders that are /home/user,
- * /code and the node_modules of the parsers in an image.
+ * This file and user.js, logs.js, io.js share a realm with user code; everything that has to work after user code has
+ * run is in a realm of its own, see realm.js. The three arguments that may follow are for tests: the folders that are
+ * /home/user, /code and the node_modules of the parsers in an image.
  */
 
 const { createRequire, SourceMap } = require('node:module');
@@ -57,7 +57,9 @@ const host = {
   nextTurn: (callback) => void later(() => callback()),
   reallyExit,
   emitExit: (exitCode) => {
-    if (apply(listenerCount, process, ['exit']) > 0) apply(emit, process, ['exit', exitCode]);
+    if (apply(listenerCount, process, ['exit']) === 0) return;
+    process._exiting = true; // process.exit in a handler does not call the handlers again
+    apply(emit, process, ['exit', exitCode]);
   },
   exitCode: () => process.exitCode,
   user,
@@ -111,7 +113,10 @@ const serve = (job) => {
 
 logs.install();
 user.formatStacksWith(formatStack);
-const versions = { version: process.versions.node, ...(isTypeScript && { swc: requirePackage(`${SWC}/package.json`).version }) };
+const versions = {
+  version: process.versions.node,
+  ...(isTypeScript && { swc: requirePackage(`${SWC}/package.json`).version }),
+};
 prepare().then(async () => {
   sendReady(versions);
   for (let message = receive(); ; message = receive()) {
