@@ -263,6 +263,7 @@ class RunscSandbox:
             "entry": job.entry,
             "env": dict(job.env),
             "main_file": self._main_file,
+            "memory_bytes": limits.memory_bytes,
         }
         await self._channel.send_json(framing.JOB, work)
 
