@@ -199,12 +199,14 @@ def identity(info: os.stat_result) -> Identity:
 
 
 def count_tasks() -> int:
-    """Processes and threads of the user, as /proc tells."""
+    """Processes and threads of the user, as /proc tells; one that has ended counts until its parent has asked for it."""
     tasks = 0
     for name in os.listdir("/proc"):
         if name.isdigit() and name != "1":
+            threads = 1
             with contextlib.suppress(OSError):
-                tasks += len(os.listdir(f"/proc/{name}/task"))
+                threads = max(1, len(os.listdir(f"/proc/{name}/task")))
+            tasks += threads
     return tasks
 
 

@@ -117,6 +117,7 @@ def main() -> NoReturn:
     kind, payload = channel.receive()
     while kind == framing.WAKE:
         warm.rehearse()
+        warm.make_forks_cheap()
         channel.send(framing.READY, jsonvalue.encode(jsonvalue.dumps({"version": version, "nonces": [warm.nonce()]})))
         kind, payload = channel.receive()
     if kind != framing.JOB:
@@ -139,6 +140,7 @@ def prepare(*, warm_up: bool) -> None:
         warm.import_usual()
     for _ in range(5 if warm_up else 1):
         warm.rehearse()
+    warm.make_forks_cheap()
 
 
 def accept(message: dict[str, Any]) -> Job:
