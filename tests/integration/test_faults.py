@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -73,7 +74,11 @@ def small_disk(own_data: Path) -> Iterator[Path]:
 def refused_start(prefix: tuple[str, ...] = (), **settings: str) -> tuple[int, str]:
     """Exit code and words of a server that does not start."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("BELLJAR_")}
-    chosen = {"GRPC__LISTEN": "127.0.0.1:0", "HTTP__LISTEN": "127.0.0.1:0", "DATA_DIR": str(DATA_DIR)} | settings
+    chosen: dict[str, Any] = {
+        "GRPC__LISTEN": "127.0.0.1:0",
+        "HTTP__LISTEN": "127.0.0.1:0",
+        "DATA_DIR": str(DATA_DIR),
+    } | settings
     with tempfile.TemporaryDirectory(prefix="bj-", dir="/run") as runtime_dir:
         chosen = {"RUNTIME_DIR": runtime_dir} | chosen
         environ |= {f"BELLJAR_{name}": value for name, value in chosen.items()}
@@ -152,7 +157,7 @@ PHASES = {
 def test_killed_server_leaves_nothing_and_the_next_one_tells_what_was_lost(short_dir: Path, phase: str) -> None:
     """In every phase: processes go by themselves, the rest with the next start."""
     code, wanted = PHASES[phase]
-    settings = {"RUNTIME_DIR": str(short_dir), "POOL__MAX": "0", "EXECUTION__MAX_RUNNING": "1"}
+    settings: dict[str, Any] = {"RUNTIME_DIR": str(short_dir), "POOL__MAX": "0", "EXECUTION__MAX_RUNNING": "1"}
     with running_server(**settings) as first:
         with Client(first.address) as client:
             kept = client.execute("open('kept', 'w').write('kept')").check().artifacts[0]
@@ -187,7 +192,7 @@ def test_killed_server_leaves_nothing_and_the_next_one_tells_what_was_lost(short
 
 def test_servers_side_by_side_do_not_touch_each_other(short_dir: Path) -> None:
     """Same directories, same host: the end of one, and the start of another, change nothing for the third."""
-    settings = {"RUNTIME_DIR": str(short_dir), "POOL__MAX": "0"}
+    settings: dict[str, Any] = {"RUNTIME_DIR": str(short_dir), "POOL__MAX": "0"}
     with running_server(**settings) as one, running_server(**settings) as two, Client(two.address) as client:
         result = in_background(lambda: client.execute("import time\ntime.sleep(4)\nopen('a', 'w').write('a')\n'mine'"))
         wait_until(lambda: metric(two, "belljar_executions_running") == 1, "it runs")
@@ -265,7 +270,8 @@ def test_port_in_use_is_told_by_its_setting(setting: str) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        code, said = refused_start(**{setting: address})
+        chosen: dict[str, Any] = {setting: address}
+        code, said = refused_start(**chosen)
     assert code == 1
     assert address in said
 
@@ -315,7 +321,7 @@ def test_limits_that_cannot_be_enforced_are_named_and_nothing_starts() -> None:
 def test_waived_limits_are_warned_of_at_start_and_in_each_result() -> None:
     """What does not need a cgroup still holds: time, cancellation, and the end of the sandbox."""
     waived = {"memory_bytes", "cpus", "cpu_time"}
-    settings = {"LIMITS__WAIVED": json.dumps(sorted(waived)), "POOL__MAX": "0"}
+    settings: dict[str, Any] = {"LIMITS__WAIVED": json.dumps(sorted(waived)), "POOL__MAX": "0"}
     with running_server(prefix=READ_ONLY_CGROUPS, **settings) as server, Client(server.address) as client:
         lines = [json.loads(line) for line in server.log_text().splitlines() if line.startswith("{")]
         assert {line["limit"] for line in lines if line["event"] == "limit is not enforced"} == waived
@@ -346,7 +352,7 @@ def test_waived_limit_that_can_be_enforced_is_enforced() -> None:
 
 def test_full_disk_refuses_new_work_early_and_recovers_by_itself(small_disk: Path, own_data: Path) -> None:
     """Nothing starts whose artifacts would find no room; what runs ends, and says what is missing."""
-    settings = {"DATA_DIR": str(own_data), "ARTIFACTS__MIN_FREE_BYTES": str(4 * MIB), "POOL__MAX": "0"}
+    settings: dict[str, Any] = {"DATA_DIR": str(own_data), "ARTIFACTS__MIN_FREE_BYTES": str(4 * MIB), "POOL__MAX": "0"}
     with running_server(**settings) as server, Client(server.address, attempts=1) as client:
         code = (
             "import time\nopen('small', 'w').write('small')\nprint('here', flush=True)\ntime.sleep(2)\n"

@@ -10,11 +10,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiobotocore.session import get_session
 
-from belljar_client import ArtifactState, Client
+from belljar_client import Artifact, ArtifactState, Client
 from tests.conftest import Server, running_server, wait_until
 from tests.integration.test_faults import DATA_DIR
 from tests.integration.versitygw import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Gateway, running
@@ -47,7 +48,7 @@ async def make_bucket(endpoint_url: str) -> None:
         await client.create_bucket(Bucket=BUCKET)
 
 
-def settings(gateway: Gateway, tmp_path: Path) -> dict[str, str]:
+def settings(gateway: Gateway, tmp_path: Path) -> dict[str, Any]:
     """Of a server that stores there, with a spool of its own."""
     (tmp_path / "id").write_text(ACCESS_KEY_ID)
     (tmp_path / "secret").write_text(SECRET_ACCESS_KEY)
@@ -144,7 +145,7 @@ def test_store_that_goes_down_during_an_execution_makes_it_pending_and_it_arrive
         if type(event).__name__ == "Output":
             gateway.kill()
         last = event
-    artifacts = getattr(last, "artifacts", ())
+    artifacts: tuple[Artifact, ...] = getattr(last, "artifacts", ())
     assert [(each.name, each.state) for each in artifacts] == [("a", ArtifactState.PENDING)]
     assert not is_there(artifacts[0].download_url)
     assert client.execute("open('b').read()", input_files={"b": artifacts[0]}).check().value == "kept"

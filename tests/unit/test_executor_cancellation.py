@@ -128,7 +128,7 @@ class Bench:
     def __init__(self, **settings: int) -> None:
         self.source, self.store, self.journal = SlowSource(), Uploads(), MemoryJournal()
         self.executor = Executor(
-            settings=ExecutionSettings(**settings),  # type: ignore[arg-type]
+            settings=ExecutionSettings(**settings),
             environments={"python": ENVIRONMENT},
             sandboxes=self.source,
             store=self.store,
