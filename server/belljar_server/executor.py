@@ -218,6 +218,8 @@ class Executor:
             self._journal.ended(execution.id)
             execution.tell(finished)
             self._account(execution, finished, run)
+            # Nobody waits for it but a server that stops, and that not for ever: the store may be down.
+            await asyncio.wait([asyncio.create_task(run.close())], timeout=STOP_SECONDS)
 
     async def _attempt(self, run: Run, place: Place) -> Finished:
         execution = run.execution

@@ -195,12 +195,10 @@ class Run:
         try:
             await self._in_time(self._collector.finish())
         except SandboxFailed:
-            await self._collector.abort()
             if self.stopped:  # the client must not take what is there for all there is
                 limits = self.execution.request.limits
                 verdict = judge(replace(ending, stop=self.stopped, cut_short=True), limits, "")
         if verdict.outcome is not Outcome.SUCCEEDED:
-            await self._result.abort()
             return self.finish(verdict, None)
         if self._result.lost:
             limits = self.execution.request.limits
@@ -216,7 +214,6 @@ class Run:
         try:
             artifact, remarks = await self._in_time(self._result.artifact())
         except SandboxFailed:
-            await self._result.abort()
             artifact, remarks = None, []
         self.warnings += remarks
         if self._result.too_large and artifact is None:
@@ -230,6 +227,11 @@ class Run:
             usage = replace(finished.usage, artifact_bytes=finished.usage.artifact_bytes + artifact.size_bytes)
             finished = replace(finished, result_artifact=artifact, usage=usage)
         return finished
+
+    async def close(self) -> None:
+        """Lets go of every artifact that is not stored: half of one, when the sandbox died while it came."""
+        await self._collector.abort()
+        await self._result.abort()
 
     def finish(self, verdict: Verdict, result_json: str | None) -> Finished:
         """The terminal event out of a verdict and all that was gathered."""

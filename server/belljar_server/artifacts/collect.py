@@ -34,6 +34,8 @@ class Collector:
         self._limits = limits
         self._done: dict[int, Artifact] = {}
         self._storing: set[asyncio.Task[None]] = set()
+        self._handed_over: dict[asyncio.Task[None] | None, Upload] = {}
+        """Uploads of tasks that have not begun: one that is cancelled before that never sees its upload."""
         self._begun = 0
         self._bytes = 0
         self._name = ""
@@ -85,6 +87,8 @@ class Collector:
         while len(self._storing) >= AT_ONCE:
             await asyncio.wait(self._storing, return_when=asyncio.FIRST_COMPLETED)
         task = asyncio.create_task(self._keep(self._begun, self._name, self._head, self._upload))
+        if self._upload:
+            self._handed_over[task] = self._upload
         self._upload = None
         self._storing.add(task)
         task.add_done_callback(self._storing.discard)
@@ -101,6 +105,9 @@ class Collector:
         for task in list(self._storing):
             task.cancel()
         await self.finish()
+        while self._handed_over:
+            _, upload = self._handed_over.popitem()
+            await upload.abort()
 
     async def _forget(self) -> None:
         upload, self._upload = self._upload, None
@@ -108,6 +115,7 @@ class Collector:
             await upload.abort()
 
     async def _keep(self, index: int, name: str, head: bytes, upload: Upload | None) -> None:
+        self._handed_over.pop(asyncio.current_task(), None)
         try:
             if upload is None:
                 upload = await self._store.begin(name, content_type.decide(name, head))
