@@ -71,12 +71,12 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    """Returns as soon as the condition holds; fails when it does not within a generous time."""
+def wait_until(condition: Callable[[], bool], what: str | Callable[[], str], seconds: float = 20.0) -> None:
+    """Returns as soon as the condition holds; fails when it does not within a generous time, and says what is then."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
-            pytest.fail(f"not within {seconds:g} s: {what}")
+            pytest.fail(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.01)
 
 

@@ -61,19 +61,25 @@ def footprint(server: Server) -> dict[str, int]:
         "cgroups": len(sandboxes),
         "states": len(states),
         "supervisors": supervisors,
-        "mounts": len(Path(f"/proc/{server.process.pid}/mountinfo").read_text().splitlines()),
+        "mounts": Path(f"/proc/{server.process.pid}/mountinfo").read_text().count(str(server.runtime_dir)),
         "executions": sum(len(os.listdir(entry / "executions")) for entry in instances),
     }
 
 
-def is_tidy(server: Server, mounts: int) -> bool:
+def is_tidy(server: Server) -> bool:
     """Whether there is exactly as much as the sandboxes that the server knows of need."""
     live = metric(server, "belljar_sandboxes_live")
     found = footprint(server)
     same = (
         found["cgroups"] == found["states"] == found["supervisors"] == live == metric(server, "belljar_sandboxes_live")
     )
-    return same and found["mounts"] == mounts and found["executions"] == 0
+    return same and found["mounts"] == 0 and found["executions"] == 0
+
+
+def state_of(server: Server) -> str:
+    """What there is and what there should be, for a failure's message."""
+    live = metric(server, "belljar_sandboxes_live")
+    return f"{footprint(server)}, {live:g} live; the server said last: {server.log_text()[-2000:]}"
 
 
 def open_files(server: Server) -> int:
@@ -90,14 +96,11 @@ def attack() -> Attack:
 @pytest.fixture(autouse=True)
 def aftermath(server: Server, run: Callable[..., Result], attack: Attack) -> Iterator[None]:
     """Asks the three questions about the shared server after every test of this folder."""
-    mounts = footprint(server)["mounts"]
-    run("1").check()
-    wait_until(lambda: is_tidy(server, mounts), f"the server is tidy before: {footprint(server)}")
     live, files = metric(server, "belljar_sandboxes_live"), open_files(server)
     yield
     after = run("def main(a):\n    print('out')\n    return a + 1\n", inputs={"a": 1}).check()
     assert (after.value, after.stdout) == (2, b"out\n")
-    wait_until(lambda: is_tidy(server, mounts), f"the server is tidy after: {footprint(server)}")
+    wait_until(lambda: is_tidy(server), lambda: f"the server is tidy after: {state_of(server)}")
     more = metric(server, "belljar_sandboxes_live") - live
     wait_until(lambda: open_files(server) <= files + 8 * max(0, more) + MARGIN, "the server has let go of its files")
     for text in attack.seen:
