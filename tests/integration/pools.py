@@ -99,4 +99,4 @@ def leaves_nothing(server: Server) -> Iterator[None]:
 def has_only_what_waits(server: Server) -> bool:
     """Whether there is just what the sandboxes that the server knows of need. Others may mount things meanwhile."""
     mounts = Path(f"/proc/{server.process.pid}/mountinfo").read_text()
-    return str(server.runtime_dir) not in mounts and is_tidy(server, footprint(server)["mounts"])
+    return str(server.runtime_dir) not in mounts and is_tidy(server)

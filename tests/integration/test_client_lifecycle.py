@@ -39,10 +39,9 @@ def cold() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def _nothing_is_left(cold: Server) -> Iterator[None]:
     """Every test leaves the server as it was."""
-    mounts = footprint(cold)["mounts"]
     yield
     wait_until(lambda: metric(cold, "belljar_sandboxes_live") == 0, "no sandbox is left")
-    wait_until(lambda: is_tidy(cold, mounts), f"the server is tidy: {footprint(cold)}")
+    wait_until(lambda: is_tidy(cold), f"the server is tidy: {footprint(cold)}")
     assert metric(cold, "belljar_executions_running") == metric(cold, "belljar_executions_waiting") == 0
 
 

@@ -44,6 +44,8 @@ USER = 1000
 DISK = "/mnt"
 MOUNTS = (("home", "/home/user"), ("tmp", "/tmp"), ("code", "/code"))  # noqa: S108  of the sandbox
 """Folders of the one sized tmpfs, and where they are seen: one budget for all that user code writes."""
+UNUSED_DEVICES = ("/dev/fuse", "/dev/net/tun")
+"""What gVisor puts into every /dev, for privileges that nobody here has."""
 MS_NOSUID, MS_NODEV, MS_BIND = 2, 4, 4096
 DEEPEST = 64
 """Folders below /home/user that are nested deeper are not walked."""
@@ -199,7 +201,7 @@ def identity(info: os.stat_result) -> Identity:
 
 
 def count_tasks() -> int:
-    """Processes and threads of the user, as /proc tells; one that has ended counts until its parent has asked for it."""
+    """Processes and threads of the user, as /proc tells; one that has ended counts until its parent has asked."""
     tasks = 0
     for name in os.listdir("/proc"):
         if name.isdigit() and name != "1":
@@ -429,6 +431,9 @@ def rehearse() -> None:
 def serve(host: Host, argv: list[str]) -> None:
     """One execution from start to end. Raises Hangup when the host goes away."""
     os.umask(0o022)
+    for device in UNUSED_DEVICES:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(device)
     children = watch_children()
     worker = Worker(argv)
     host.send_bytes(framing.READY, worker.ready())

@@ -48,8 +48,8 @@ def rehearse() -> None:
 def make_forks_cheap() -> None:
     """Lets forked children share this process's memory page by page.
 
-    gVisor copies private memory that a fork shares in pieces of 2 MiB when it is written to, but in pages where it
-    is executable (pkg/sentry/mm/pma.go, `privateAllocUnit`). Without this every child costs 18 MiB, and with the default
+    gVisor copies private memory that a fork shares in pieces of 2 MiB when it is written to, but in pages where it is
+    executable (pkg/sentry/mm/pma.go, `privateAllocUnit`). Without this every child costs 18 MiB, and with the default
     limits a fork bomb meets the memory limit long before that of processes. Code that runs here may execute what it
     likes anyway, so nothing is lost. Does nothing where the kernel does not allow it.
     """
