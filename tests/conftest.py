@@ -25,6 +25,12 @@ CANARY = "canary-5f1c7f0c-do-not-leak"
 """A secret in the server's environment; no client and no sandbox may ever see it."""
 
 
+def pytest_configure() -> None:
+    """Ctrl-C is tested: programs started in the background by a shell without job control inherit it as ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass
 class Server:
     """A running `belljar serve`. Mutable state: the process."""

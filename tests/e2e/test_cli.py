@@ -104,7 +104,7 @@ def test_inputs_become_a_result_without_losing_digits(belljar: Belljar, tmp_path
         "name=Ada",
         "--result",
     )
-    assert (done.returncode, done.stdout) == (0, '{"sum": 123456789012345678901234567891, "name": "Ada"}\n')
+    assert (done.returncode, done.stdout) == (0, '{"sum":123456789012345678901234567891,"name":"Ada"}\n')
     assert "log\n" in done.stderr
 
 
