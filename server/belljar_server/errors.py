@@ -20,30 +20,12 @@ class Violation:
     description: str
 
 
-MAX_TOLD = 1400
-"""Characters of violations in one answer. gRPC clients take at most 8 KiB of metadata, where a status repeats it all,
-partly in base64; beyond that they see a broken stream instead of the reason."""
-VIOLATION_OVERHEAD = 10
-"""What one violation takes beside its text."""
-
-
 class InvalidRequest(BelljarError):
-    """The request is wrong. Change it; a retry gives the same answer. Tells as many violations as fit."""
+    """The request is wrong. Change it; a retry gives the same answer."""
 
     def __init__(self, *violations: Violation) -> None:
-        self.violations = _first_that_fit(violations)
-        left_out = len(violations) - len(self.violations)
-        text = "; ".join(f"{v.field}: {v.description}" for v in self.violations)
-        super().__init__(f"{text}; and {left_out} more" if left_out else text)
-
-
-def _first_that_fit(violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
-    size = 0
-    for index, violation in enumerate(violations):
-        size += len(violation.field) + len(violation.description) + VIOLATION_OVERHEAD
-        if index and size > MAX_TOLD:
-            return violations[:index]
-    return violations
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
 
 
 class NotFound(BelljarError):
