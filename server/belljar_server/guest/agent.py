@@ -222,9 +222,9 @@ def watch_children() -> int:
     return reader
 
 
-def reap(worker_pid: int) -> int | None:
-    """Collects children that have ended; returns the worker's wait status once it is among them."""
-    status = None
+def reap(worker_pid: int) -> tuple[int | None, int]:
+    """Collects children that have ended: the worker's wait status once it is among them, and how many others."""
+    status, others = None, 0
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, value = os.waitpid(-1, os.WNOHANG)
@@ -232,7 +232,9 @@ def reap(worker_pid: int) -> int | None:
                 break
             if pid == worker_pid:
                 status = value
-    return status
+            else:
+                others += 1
+    return status, others
 
 
 def end_everything(worker_pid: int) -> int | None:
@@ -244,7 +246,7 @@ def end_everything(worker_pid: int) -> int | None:
     while True:
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)
-        found = reap(worker_pid)
+        found, _ = reap(worker_pid)
         status = found if found is not None else status
         try:
             pid, value = os.waitpid(-1, 0)
@@ -265,6 +267,8 @@ class Relay:
         self._host = host
         self._unpacker = framing.Unpacker()
         self.open = True
+        self.orphans = 0
+        """Processes that ended after their parents. Those of a fork bomb are gone a moment after it met the limit."""
         self.tasks = 0
 
     def pump(self) -> None:
@@ -279,7 +283,7 @@ class Relay:
             return
         for kind, payload in frames:
             if kind == framing.REPORT and b'"EAGAIN"' in payload:
-                self.tasks = count_tasks()
+                self.tasks = count_tasks() + self.orphans
             if kind in (framing.RESULT, framing.REPORT):
                 self._host.send_bytes(kind, payload)
             if kind != framing.RESULT:
@@ -313,7 +317,7 @@ def run(worker: Worker, host: Host, children: int, job: bytes) -> tuple[int, int
     for fd in (host.sock.fileno(), worker.sock.fileno(), children):
         poll.register(fd, select.POLLIN)
     worker_fd = worker.sock.fileno()
-    status = reap(worker.pid)
+    status, relay.orphans = reap(worker.pid)
     while status is None:
         for fd, _ in poll.poll():
             if fd == worker_fd and relay.open:
@@ -323,13 +327,13 @@ def run(worker: Worker, host: Host, children: int, job: bytes) -> tuple[int, int
             elif fd == children:
                 with contextlib.suppress(BlockingIOError):
                     os.read(children, 4096)
-                status = reap(worker.pid)
             elif fd == host.sock.fileno():
                 host.fill()
                 if any(kind == framing.KILL for kind, _ in host.pending()):
                     status = end_everything(worker.pid)
         if status is None:
-            status = reap(worker.pid)
+            status, orphans = reap(worker.pid)
+            relay.orphans += orphans
     end_everything(worker.pid)
     relay.drain()
     return status, relay.tasks
