@@ -61,7 +61,7 @@ def ending(server: Server, label: str) -> dict[str, object] | None:
     """The canonical log line of the execution with this label."""
     for line in server.log_text().splitlines():
         entry = json.loads(line) if line.startswith("{") else {}
-        if entry.get("event") == "execution" and (entry["labels"] or {}).get("test") == label:
+        if entry.get("event") == "execution" and (entry.get("labels") or {}).get("test") == label:
             return dict(entry)
     return None
 
