@@ -57,7 +57,7 @@ class LimitSet(_Section):
     """Values of all limits, in seconds, cores, bytes and counts. `Limits` in the contract says what each means."""
 
     timeout: Annotated[float, Field(gt=0)] = 30.0
-    cpu_time: Annotated[float, Field(gt=0)] = 30.0
+    cpu_time: Annotated[float, Field(gt=0)] = 31.0
     cpus: Annotated[float, Field(gt=0)] = 1.0
     memory_bytes: Annotated[int, Field(gt=0)] = 512 * MIB
     processes: Annotated[int, Field(gt=0)] = 128

@@ -32,6 +32,9 @@ MAX_LABELS = 32
 MAX_LABEL_CHARACTERS = 256
 MAX_ARTIFACT_ID_CHARACTERS = 128
 
+CPU_TIME_MARGIN = 1.0
+"""Seconds by which an unset cpu_time exceeds timeout times cpus."""
+
 FLOORS = Limits(
     timeout=0.001,
     cpu_time=0.01,
@@ -162,7 +165,8 @@ def _judge_limits(asked: dict[str, float | int], settings: LimitSettings, refuse
             refuse(f"limits.{name}", words.replace("  ", " "))
             values[name] = floor
     if "cpu_time" not in asked:
-        values["cpu_time"] = min(values["timeout"] * max(1.0, values["cpus"]), settings.max.cpu_time)
+        # Somewhat more than the cores can give in that time: code that is busy all the time meets the wall time first.
+        values["cpu_time"] = min(values["timeout"] * max(1.0, values["cpus"]) + CPU_TIME_MARGIN, settings.max.cpu_time)
     return Limits(**values)  # type: ignore[arg-type]  # each field's type is that of its default
 
 

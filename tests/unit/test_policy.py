@@ -43,7 +43,7 @@ def test_unset_limits_take_the_defaults() -> None:
 
 def test_cpu_time_follows_timeout_and_cores() -> None:
     """A longer run may use its cores all the time."""
-    assert judge(good(limits={"timeout": 60.0, "cpus": 2.0}), SETTINGS, RUNTIMES).limits.cpu_time == 120.0
+    assert judge(good(limits={"timeout": 60.0, "cpus": 2.0}), SETTINGS, RUNTIMES).limits.cpu_time == 121.0
 
 
 @pytest.mark.parametrize("name", list(Limits.__slots__))
