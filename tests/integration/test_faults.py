@@ -15,7 +15,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -90,12 +90,20 @@ def refused_start(prefix: tuple[str, ...] = (), **settings: str) -> tuple[int, s
     return done.returncode, done.stderr
 
 
-def started(server: Server, code: str = FOR_EVER, **fields: object) -> tuple[grpc.Channel, str]:
-    """Starts an execution and waits until its code prints; gives what keeps it alive and its id."""
+class Held(NamedTuple):
+    """An execution whose client is there as long as this is: a call that nothing refers to is cancelled by grpc."""
+
+    channel: grpc.Channel
+    call: Iterator[pb.ExecuteResponse]
+    execution_id: str
+
+
+def started(server: Server, code: str = FOR_EVER, **fields: object) -> Held:
+    """Starts an execution and waits until its code prints."""
     channel = grpc.insecure_channel(server.address)
     request = pb.ExecuteRequest(runtime="python", code=code, **fields)  # type: ignore[arg-type]
     call = sandbox_pb2_grpc.SandboxServiceStub(channel).Execute(request)
-    return channel, next(event.execution_id for event in call if event.HasField("output"))
+    return Held(channel, call, next(event.execution_id for event in call if event.HasField("output")))
 
 
 def in_background(work: Callable[[], Result]) -> Callable[[], Result]:
@@ -161,13 +169,9 @@ def test_killed_server_leaves_nothing_and_the_next_one_tells_what_was_lost(short
     with running_server(**settings) as first:
         with Client(first.address) as client:
             kept = client.execute("open('kept', 'w').write('kept')").check().artifacts[0]
-        channels, ids = [], set()
-        if phase == "queued":
-            channel, execution_id = started(first)
-            channels.append(channel)
-            ids.add(execution_id)
+        held = [started(first)] if phase == "queued" else []
+        ids = {each.execution_id for each in held}
         channel = grpc.insecure_channel(first.address)
-        channels.append(channel)
         call = sandbox_pb2_grpc.SandboxServiceStub(channel).Execute(pb.ExecuteRequest(runtime="python", code=code))
         ids.add(next(event.execution_id for event in call if event.phase.phase == wanted))
         old_groups, old = cgroups_of(first), first.children()
@@ -176,8 +180,8 @@ def test_killed_server_leaves_nothing_and_the_next_one_tells_what_was_lost(short
         first.process.wait()
         wait_until(lambda: not processes_of(short_dir), "its processes are gone by themselves", GONE_SECONDS)
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in old), "all of them", GONE_SECONDS)
-        for channel in channels:
-            channel.close()
+        for each in (channel, *(one.channel for one in held)):
+            each.close()
     with running_server(**settings) as second:
         assert not any(group.exists() for group in old_groups)
         assert len([entry for entry in short_dir.iterdir() if entry.is_dir()]) == 1
@@ -196,14 +200,14 @@ def test_servers_side_by_side_do_not_touch_each_other(short_dir: Path) -> None:
     with running_server(**settings) as one, running_server(**settings) as two, Client(two.address) as client:
         result = in_background(lambda: client.execute("import time\ntime.sleep(4)\nopen('a', 'w').write('a')\n'mine'"))
         wait_until(lambda: metric(two, "belljar_executions_running") == 1, "it runs")
-        channel, lost = started(one)
+        lost = started(one)
         one.process.kill()
         one.process.wait()
         with running_server(**settings) as three:
-            assert lost in three.log_text()
+            assert lost.execution_id in three.log_text()
             with Client(three.address) as other:
                 assert other.execute("1").value == 1
-        channel.close()
+        lost.channel.close()
         assert result().check().value == "mine"
         assert len(result().artifacts) == 1
         assert "lost" not in two.log_text()
@@ -331,8 +335,7 @@ def test_waived_limits_are_warned_of_at_start_and_in_each_result() -> None:
         late = client.execute("while True: pass", limits=Limits(timeout=0.5))
         assert late.error is not None
         assert late.error.kind is ErrorKind.TIMEOUT
-        channel, _ = started(server)
-        channel.close()
+        started(server).channel.close()
         wait_until(lambda: metric(server, "belljar_sandboxes_live") == 0, "the cancelled one is gone")
         wait_until(lambda: not processes_of(server.runtime_dir), "and its processes")
         assert server.stop() == 0

@@ -126,9 +126,11 @@ def test_no_sandbox_is_used_twice(tidy: Server) -> None:
 
 
 def test_a_waiting_sandbox_that_was_killed_is_replaced_and_nobody_gets_it(tidy: Server) -> None:
-    """Whoever asks right after the kill is served by a living one, and the pool fills up again."""
+    """Whoever asks right after the death is served by a living one, and the pool fills up again."""
     before = runsc_processes(tidy)
-    kill(list(before))
+    all_of_them = [pid for sandbox in before.values() for pid in sandbox_processes(tidy, sandbox)]
+    kill(all_of_them)
+    wait_until(lambda: not any(is_alive(pid) for pid in all_of_them), "they are dead", SETTLED)
     with Client(tidy.address) as client:
         for runtime in RUNTIMES:
             for n in range(3):
