@@ -174,6 +174,7 @@ def make_starts(
                 runsc,
                 write_bundle(here.bundle(f"{name}-{kind}"), oci_spec(environment, warm=kind == "warm")),
                 settings.execution.start_timeout,
+                settings.limits.default.as_limits(),
             )
             for kind in ("cold", "warm")
         )

@@ -44,6 +44,9 @@ log = structlog.get_logger()
 STOP_SECONDS = 10.0
 """Seconds that an execution may take to end once it was told to, before a stopping server gives it up."""
 
+ANSWER_SECONDS = 0.01
+"""Seconds that the answer has to go out before the sandbox is destroyed, which keeps the kernel busy for a while."""
+
 RECENT = 50
 """Executions that /statusz shows after their end."""
 
@@ -85,6 +88,7 @@ class Executor:
         self._on_sandbox_failed = on_sandbox_failed
         self.admission = Admission(settings.max_running, settings.max_queued)
         self._running: dict[Execution, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._by_request_id: dict[str, Execution] = {}
         self._draining = False
         self._recent: deque[dict[str, object]] = deque(maxlen=RECENT)
@@ -132,13 +136,15 @@ class Executor:
         run = Run(execution, files, self._store, self._flood_bytes, self._settings.collect_timeout)
         self._running[execution] = run
         self._journal.accepted(execution.id)
-        run.task = asyncio.create_task(self._execute(run, place))
+        task = asyncio.create_task(self._execute(run, place))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return execution
 
     async def drain(self, grace: float) -> None:
         """Takes no more work, lets what runs finish within `grace` seconds, then ends it."""
         self._draining = True
-        tasks = [run.task for run in self._running.values() if run.task]
+        tasks = set(self._tasks)
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
         for run in list(self._running.values()):
@@ -205,23 +211,25 @@ class Executor:
 
     async def _execute(self, run: Run, place: Place) -> None:
         execution = run.execution
-        try:
-            finished = await self._attempt(run, place)
-        except BaseException as error:  # one terminal event, whatever happened
-            log.exception("execution broke", execution_id=execution.id)
-            failure = Failure(ErrorKind.SANDBOX_FAILED, "the server failed while it ran this execution")
-            finished = Finished(Outcome.FAILED, 1, error=failure, usage=run.usage())
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            del self._running[execution]
-            self._journal.ended(execution.id)
-            execution.tell(finished)
-            self._account(execution, finished, run)
-            # Nobody waits for it but a server that stops, and that not for ever: the store may be down.
-            await asyncio.wait([asyncio.create_task(run.close())], timeout=STOP_SECONDS)
+        async with contextlib.AsyncExitStack() as after:  # what the client need not wait for
+            after.push_async_callback(_close, run)
+            try:
+                finished = await self._attempt(run, place, after)
+            except BaseException as error:  # one terminal event, whatever happened
+                log.exception("execution broke", execution_id=execution.id)
+                failure = Failure(ErrorKind.SANDBOX_FAILED, "the server failed while it ran this execution")
+                finished = Finished(Outcome.FAILED, 1, error=failure, usage=run.usage())
+                if not isinstance(error, Exception):
+                    raise
+            finally:
+                del self._running[execution]
+                self._journal.ended(execution.id)
+                execution.tell(finished)
+                self._account(execution, finished, run)
+            await asyncio.sleep(ANSWER_SECONDS)
 
-    async def _attempt(self, run: Run, place: Place) -> Finished:
+    async def _attempt(self, run: Run, place: Place, after: contextlib.AsyncExitStack) -> Finished:
+        """Runs it to its end. Its sandbox is destroyed with `after`."""
         execution = run.execution
         request = execution.request
         if self.admission.waiting:
@@ -235,15 +243,16 @@ class Executor:
                 started = time.monotonic()
                 while True:
                     try:
-                        async with contextlib.AsyncExitStack() as scope:
-                            async with run.stoppable():
-                                sandbox = await scope.enter_async_context(self._sandboxes.acquire(environment))
-                            run.hold(sandbox)
-                            ending = await sandbox.run(run.job(), run)
-                            run.start_time = (run.running_at or time.monotonic()) - started
-                            run.release()
-                            if not run.may_retry(ending):
-                                return await self._conclude(run, ending, environment)
+                        scope = await after.enter_async_context(contextlib.AsyncExitStack())
+                        async with run.stoppable():
+                            sandbox = await scope.enter_async_context(self._sandboxes.acquire(environment))
+                        run.hold(sandbox)
+                        ending = await sandbox.run(run.job(), run)
+                        run.start_time = (run.running_at or time.monotonic()) - started
+                        run.release()
+                        if not run.may_retry(ending):
+                            return await self._conclude(run, ending, environment)
+                        await scope.aclose()
                     except SandboxFailed as error:
                         ending = Ending(None, stop=run.stopped, fault=str(error), started=run.running_at > 0)
                         if not run.may_retry(ending):
@@ -321,6 +330,11 @@ class Executor:
             total_ms=round((time.monotonic() - execution.began) * 1000, 1),
             labels=dict(execution.request.labels) or None,
         )
+
+
+async def _close(run: Run) -> None:
+    """Nobody waits for it but a server that stops, and that not for ever: the store may be down."""
+    await asyncio.wait([asyncio.create_task(run.close())], timeout=STOP_SECONDS)
 
 
 async def _artifact(store: ArtifactStore, artifact_id: str) -> AsyncIterator[bytes]:

@@ -51,7 +51,6 @@ class Run:
         collect_timeout: float,
     ) -> None:
         self.execution = execution
-        self.task: asyncio.Task[None] | None = None
         self.stopped: Stop | None = None
         self.queue_time = 0.0
         self.start_time = 0.0

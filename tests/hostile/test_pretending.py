@@ -26,7 +26,7 @@ def send(data):
 FORGED = {
     "four gigabytes": 'b"p" + struct.pack("!I", 0xFFFFFFFF)',
     "half a frame": 'b"p" + struct.pack("!I", 1000) + b"x"',
-    "wait status": 'frame(b"x", b\'{"status": 0, "tasks": 0, "disk_free": 0}\')',
+    "wait status": 'frame(b"x", b\'{"status": 0, "tasks": 0}\')',
     "negative count": 'frame(b"z", b\'{"skipped": [], "left_out": -1}\')',
     "artifact": 'frame(b"a", b\'{"name": "Li4vLi4vZXRj", "size": -1}\') + frame(b"d", b"x") + frame(b"e", b"{}")',
     "fault": 'frame(b"!", b\'{"message": "forged", "errno": "ENOSPC"}\')',

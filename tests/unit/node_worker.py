@@ -29,6 +29,7 @@ IN_IMAGE = "/opt/belljar/node"
 WORKER = Path(javascript.__file__).parent / "worker"
 RUNTIMES = {"javascript": javascript.RUNTIME, "typescript": typescript.RUNTIME}
 SECONDS = 60.0
+SEAL = bytes(range(framing.SEAL_BYTES))
 """How long a run may take; far more than any needs."""
 
 
@@ -160,14 +161,15 @@ class Worker:
         try:
             kind, payload = self.receive() or (b"", b"")
             assert kind == framing.READY, (self.folder / "stderr").read_text()
-            self.sock.sendall(framing.pack(framing.JOB, json.dumps(job).encode()))
+            self.sock.sendall(framing.pack(framing.JOB, SEAL + json.dumps(job).encode()))
             pieces, kinds, report = [], [], None
             while frame := self.receive():
                 kinds.append(frame[0])
                 if frame[0] == framing.RESULT:
                     pieces.append(frame[1])
                 else:
-                    report = json.loads(frame[1])
+                    assert frame[1].startswith(SEAL)
+                    report = json.loads(frame[1].removeprefix(SEAL))
                     self.sock.shutdown(socket.SHUT_WR)  # the agent closes now; here the rest is still read
         except BaseException:
             os.kill(self.pid, signal.SIGKILL)

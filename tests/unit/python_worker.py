@@ -21,6 +21,7 @@ WORKER = Path(python.__file__).parent / "worker" / "worker.py"
 PYTHON = os.environ.get("WORKER_PYTHON", sys.executable)
 """Another interpreter to test with, for example the version that the image has."""
 SECONDS = 60.0
+SEAL = bytes(range(framing.SEAL_BYTES))
 """What a worker may take before a test fails."""
 
 
@@ -91,7 +92,7 @@ class Worker:
     def send_job(self, code: str, inputs: str, entry: str, env: dict[str, str]) -> None:
         """Hands over the job."""
         job = {"code": code, "inputs": inputs, "entry": entry, "env": env, "main_file": "main.py"}
-        self.sock.sendall(framing.pack(framing.JOB, json.dumps(job).encode()))
+        self.sock.sendall(framing.pack(framing.JOB, SEAL + json.dumps(job).encode()))
 
     def finish(self) -> Ran:
         """Reads up to the report, as the agent does, and waits for the end."""
@@ -102,7 +103,8 @@ class Worker:
             if kind == framing.RESULT:
                 result.append(payload)
             if kind == framing.REPORT:
-                report = json.loads(payload)
+                assert payload.startswith(SEAL)
+                report = json.loads(payload.removeprefix(SEAL))
         self.sock.close()
         status = self.wait()
         report = report or {}

@@ -57,8 +57,10 @@ class Bench:
         """Counts."""
         self.doubts += 1
 
-    def assert_idle(self) -> None:
-        """Nothing is left of what ran."""
+    async def assert_idle(self) -> None:
+        """Nothing is left of what ran, a moment after its end was told."""
+        if self.executor._tasks:
+            await asyncio.wait(tuple(self.executor._tasks), timeout=5)
         assert repr(self.executor).startswith("<Executor 0 under way, <Admission running 0/")
         assert self.journal.open == set()
         assert all(sandbox.destroyed for sandbox in self.source.given)
@@ -80,7 +82,7 @@ async def test_one_run_tells_its_phases_in_order_and_ends_once() -> None:
     assert isinstance(events[1].happening, Started)
     finished = await execution.wait()
     assert (finished.outcome, finished.result_json, finished.usage.stdout_bytes) == (Outcome.SUCCEEDED, "1", 5)
-    bench.assert_idle()
+    await bench.assert_idle()
 
 
 async def test_sandbox_that_does_not_start_is_a_terminal_event_not_an_exception() -> None:
@@ -90,7 +92,7 @@ async def test_sandbox_that_does_not_start_is_a_terminal_event_not_an_exception(
     assert finished.error is not None
     assert finished.error.kind is ErrorKind.SANDBOX_FAILED
     assert bench.doubts == 3
-    bench.assert_idle()
+    await bench.assert_idle()
 
 
 @pytest.mark.parametrize("failures", [1, 2])
@@ -100,7 +102,7 @@ async def test_sandbox_that_does_not_start_is_tried_again_twice(failures: int) -
     finished = await (await bench.executor.submit(REQUEST)).wait()
     assert finished.outcome is Outcome.SUCCEEDED
     assert bench.doubts == failures
-    bench.assert_idle()
+    await bench.assert_idle()
 
 
 async def test_bug_of_ours_still_gives_exactly_one_terminal_event() -> None:
@@ -114,7 +116,7 @@ async def test_bug_of_ours_still_gives_exactly_one_terminal_event() -> None:
     events = [event.happening async for event in execution.follow()]
     assert sum(isinstance(happening, Finished) for happening in events) == 1
     assert isinstance(events[-1], Finished)
-    bench.assert_idle()
+    await bench.assert_idle()
 
 
 async def test_client_that_leaves_cancels() -> None:
@@ -125,7 +127,7 @@ async def test_client_that_leaves_cancels() -> None:
         await anext(events)
     finished = await execution.wait()
     assert finished.outcome is Outcome.CANCELLED
-    bench.assert_idle()
+    await bench.assert_idle()
 
 
 async def test_client_that_leaves_lets_continue_when_it_said_so() -> None:
@@ -155,7 +157,7 @@ async def test_cancel_while_queued_starts_no_sandbox() -> None:
         await anext(events)
     assert (await second.wait()).outcome is Outcome.CANCELLED
     assert len(bench.source.given) == 1
-    bench.assert_idle()
+    await bench.assert_idle()
 
 
 async def test_full_server_refuses_before_anything_is_noted() -> None:
@@ -166,7 +168,7 @@ async def test_full_server_refuses_before_anything_is_noted() -> None:
         await bench.executor.submit(REQUEST)
     assert bench.journal.all == [execution.id]
     await bench.executor.drain(0)
-    bench.assert_idle()
+    await bench.assert_idle()
 
 
 async def test_same_request_id_runs_once_and_both_clients_see_all() -> None:
@@ -240,7 +242,7 @@ async def test_drain_lets_work_finish_and_then_ends_it() -> None:
     assert finished.error.kind is ErrorKind.CANCELLED
     with pytest.raises(Unavailable):
         await bench.executor.submit(REQUEST)
-    bench.assert_idle()
+    await bench.assert_idle()
 
 
 async def follow_and_leave(execution: Execution, after: int) -> None:
@@ -262,4 +264,4 @@ async def test_cancellation_at_any_moment_leaves_nothing_behind(after: int) -> N
     assert (await execution.wait()).outcome in (Outcome.SUCCEEDED, Outcome.CANCELLED)
     while bench.executor.under_way:
         await asyncio.sleep(0)
-    bench.assert_idle()
+    await bench.assert_idle()

@@ -9,6 +9,7 @@ The order of things, all on fd 0 with the framing of `framing.py`:
    checkpointed here and restored many times.
 2. PREPARE, FILE, DATA, JOB: size the disk, set the limits, write the files, hand the job to the worker.
 3. Pass on what the worker reports; when it ends, kill all that user code left behind, so that nothing changes any more.
+   A worker that has reported and is alone is stopped instead: freeing its memory would take longer than most code runs.
 4. Tell the wait status, then stream every regular file that was created or changed in /home/user.
 
 The other end of fd 0 going away ends this process, and PID 1 takes the whole sandbox along.
@@ -29,6 +30,7 @@ import signal
 import socket
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -46,7 +48,9 @@ MOUNTS = (("home", "/home/user"), ("tmp", "/tmp"), ("code", "/code"))  # noqa: S
 """Folders of the one sized tmpfs, and where they are seen: one budget for all that user code writes."""
 UNUSED_DEVICES = ("/dev/fuse", "/dev/net/tun")
 """What gVisor puts into every /dev, for privileges that nobody here has."""
-MS_NOSUID, MS_NODEV, MS_BIND = 2, 4, 4096
+MS_NOSUID, MS_NODEV, MS_BIND, MNT_DETACH = 2, 4, 4096, 2
+FREEZE_SECONDS = 0.05
+"""A worker that does not stop in this time is killed."""
 DEEPEST = 64
 """Folders below /home/user that are nested deeper are not walked."""
 SKIPPED_NAMED = 20
@@ -146,6 +150,35 @@ def mount(source: str, target: str, kind: str, flags: int, options: str) -> None
         raise OSError(code, f"mount {target}: {os.strerror(code)}")
 
 
+class Prepared:
+    """What the sandbox is ready for: disk and limits as they were last wanted, so that only a difference costs time."""
+
+    def __init__(self) -> None:
+        self._disk_bytes = 0
+        self._limits: tuple[int, int] | None = None
+
+    def get(self, worker_pid: int, wanted: dict[str, int]) -> None:
+        """Makes it ready for a job with these limits. Raises OSError."""
+        if self._disk_bytes != wanted["disk_bytes"]:
+            if self._disk_bytes:
+                drop_disk()
+                self._disk_bytes = 0
+            prepare_disk(wanted["disk_bytes"])
+            self._disk_bytes = wanted["disk_bytes"]
+        limits = wanted["processes"], wanted["open_files"]
+        if self._limits != limits:
+            limit(worker_pid, *limits)
+            self._limits = limits
+
+
+def drop_disk() -> None:
+    """Takes the disk away again; nothing was written to it yet."""
+    for target in (*(target for _, target in MOUNTS), DISK):
+        if _libc.umount2(target.encode(), MNT_DETACH) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"umount {target}: {os.strerror(code)}")
+
+
 def prepare_disk(size: int) -> None:
     """One tmpfs of `size` bytes behind home, /tmp and /code."""
     mount("tmpfs", DISK, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=0777")
@@ -160,11 +193,11 @@ def prepare_disk(size: int) -> None:
         mount(f"{DISK}/{name}", target, "none", MS_BIND, "")
 
 
-def limit(pid: int, wanted: dict[str, int]) -> None:
+def limit(pid: int, processes: int, open_files: int) -> None:
     """Sets the limits that the kernel keeps for each process; children of the worker inherit them."""
     for what, value in (
-        (resource.RLIMIT_NPROC, wanted["processes"]),
-        (resource.RLIMIT_NOFILE, wanted["open_files"]),
+        (resource.RLIMIT_NPROC, processes),
+        (resource.RLIMIT_NOFILE, open_files),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.prlimit(pid, what, (value, value))
@@ -256,17 +289,48 @@ def end_everything(worker_pid: int) -> int | None:
             status = value
 
 
+def freeze(worker_pid: int, children: int) -> bool:
+    """Stops the worker with all its threads, if there is no other process; tells whether nothing runs any more."""
+    if not is_alone(worker_pid):
+        return False
+    os.kill(worker_pid, signal.SIGSTOP)
+    until = time.monotonic() + FREEZE_SECONDS
+    while True:
+        pid, status = os.waitpid(worker_pid, os.WNOHANG | os.WUNTRACED)
+        if pid:  # nobody is left who could start another process: now being alone is for good
+            return os.WIFSTOPPED(status) and is_alone(worker_pid)
+        left = until - time.monotonic()
+        if left <= 0:  # a thread in vfork stops only when its child goes on
+            return False
+        select.select([children], [], [], left)
+        with contextlib.suppress(BlockingIOError):
+            os.read(children, 4096)
+
+
+def is_alone(worker_pid: int) -> bool:
+    """Whether there is no process but the worker and this one."""
+    return {name for name in os.listdir("/proc") if name.isdigit()} <= {"1", str(worker_pid)}
+
+
+def status_of(report: bytes) -> int:
+    """The wait status that goes with a report: exit code 0 or 1."""
+    return 0 if json.loads(report)["ok"] else 1 << 8
+
+
 class Relay:
     """Passes the worker's result and report on to the host, and nothing else.
 
     User code can write to the worker's socket; what is not a frame of these two kinds ends the relay.
     """
 
-    def __init__(self, worker: Worker, host: Host) -> None:
+    def __init__(self, worker: Worker, host: Host, seal: bytes) -> None:
+        self._seal = seal
         self._sock = worker.sock
         self._host = host
         self._unpacker = framing.Unpacker()
         self.open = True
+        self.status: int | None = None
+        """The wait status that the worker's report stands for, once it has reported."""
         self.orphans = 0
         """Processes that ended after their parents. Those of a fork bomb are gone a moment after it met the limit."""
         self.tasks = 0
@@ -282,8 +346,9 @@ class Relay:
             self.close()
             return
         for kind, payload in frames:
-            if kind == framing.REPORT and b'"EAGAIN"' in payload:
-                self.tasks = count_tasks() + self.orphans
+            if kind == framing.REPORT and payload.startswith(self._seal):
+                self._take_report(payload[len(self._seal) :])
+                return
             if kind in (framing.RESULT, framing.REPORT):
                 self._host.send_bytes(kind, payload)
             if kind != framing.RESULT:
@@ -291,6 +356,13 @@ class Relay:
                 return
         if not data:
             self.close()
+
+    def _take_report(self, report: bytes) -> None:
+        if b'"EAGAIN"' in report:
+            self.tasks = count_tasks() + self.orphans
+        self._host.send_bytes(framing.REPORT, report)
+        self.status = status_of(report)
+        self.open = False  # without closing the socket: the worker would wake up and end by itself
 
     def drain(self) -> None:
         """Reads what is left once the worker has ended."""
@@ -307,18 +379,21 @@ class Relay:
             self._sock.close()
 
 
-def run(worker: Worker, host: Host, children: int, job: bytes) -> tuple[int, int]:
-    """Hands the job over and stays until the worker has ended; returns (wait status, tasks)."""
+def run(  # noqa: C901  one loop
+    worker: Worker, host: Host, children: int, job: bytes
+) -> tuple[int | None, int]:
+    """Hands the job over and stays until nothing of it runs any more; returns (wait status, tasks)."""
     host.send(framing.STARTED, {})
-    relay = Relay(worker, host)
+    seal = os.urandom(framing.SEAL_BYTES)
+    relay = Relay(worker, host, seal)
     with contextlib.suppress(OSError):  # the worker is dead already: its wait status tells
-        worker.sock.sendall(framing.pack(framing.JOB, job))
+        worker.sock.sendall(framing.pack(framing.JOB, seal + job))
     poll = select.poll()
     for fd in (host.sock.fileno(), worker.sock.fileno(), children):
         poll.register(fd, select.POLLIN)
     worker_fd = worker.sock.fileno()
     status, relay.orphans = reap(worker.pid)
-    while status is None:
+    while status is None and relay.status is None:
         for fd, _ in poll.poll():
             if fd == worker_fd and relay.open:
                 relay.pump()
@@ -331,12 +406,13 @@ def run(worker: Worker, host: Host, children: int, job: bytes) -> tuple[int, int
                 host.fill()
                 if any(kind == framing.KILL for kind, _ in host.pending()):
                     status = end_everything(worker.pid)
-        if status is None:
+        if status is None and relay.status is None:
             status, orphans = reap(worker.pid)
             relay.orphans += orphans
-    end_everything(worker.pid)
+    if status is not None or not freeze(worker.pid, children):
+        end_everything(worker.pid)
     relay.drain()
-    return status, relay.tasks
+    return (status if relay.status is None else relay.status), relay.tasks
 
 
 def walk(folder: bytes, depth: int, skipped: Skipped) -> Iterator[tuple[int, bytes, int, Identity]]:
@@ -445,18 +521,19 @@ def serve(host: Host, argv: list[str]) -> None:
 
     known: set[Identity] = set()
     wanted: dict[str, int] = {}
+    prepared = Prepared()
     while True:
         kind, payload = host.receive()
         if kind == framing.PREPARE:
             wanted = json.loads(payload)
-            prepare_disk(wanted["disk_bytes"])
-            limit(worker.pid, wanted)
+            prepared.get(worker.pid, wanted)
         elif kind == framing.FILE:
             known.add(write_file(host, json.loads(payload)))
         elif kind == framing.JOB:
             break
         elif kind == framing.WAKE:
-            worker.sock.sendall(framing.pack(framing.WAKE, payload))
+            worker.sock.sendall(framing.pack(framing.WAKE, b"{}"))
+            prepared.get(worker.pid, json.loads(payload))
             rehearse()
             host.send_bytes(framing.READY, worker.ready())
         elif kind == framing.PING:
@@ -464,8 +541,7 @@ def serve(host: Host, argv: list[str]) -> None:
         elif kind == framing.KILL:
             raise Hangup
     status, tasks = run(worker, host, children, payload)
-    disk = os.statvfs(DISK)
-    host.send(framing.EXIT, {"status": status, "tasks": tasks, "disk_free": disk.f_bavail * disk.f_bsize})
+    host.send(framing.EXIT, {"status": status, "tasks": tasks})
     send_files(host, known, wanted["artifact_count"], wanted["artifact_bytes"])
     with contextlib.suppress(Hangup):
         while True:  # PID 1 going away ends the sandbox; the host decides when

@@ -10,8 +10,9 @@ Both connections are stream sockets. Between host and agent (fd 0 of the agent):
 
 Between agent and worker (fd 3 of the worker):
 
-    agent -> worker WAKE*, JOB
-    worker -> agent READY, and once more for each WAKE; then RESULT*, REPORT; the agent closes, the worker exits
+    agent -> worker WAKE*, JOB, with a seal of SEAL_BYTES before the payload
+    worker -> agent READY, and once more for each WAKE; then RESULT*, REPORT, with the same seal before the payload;
+                    then the agent ends it
 
 A worker's frames are untrusted once user code runs: agent and host believe nothing in them but that user code sent
 them.
@@ -24,9 +25,13 @@ MAX_PAYLOAD = 1 << 20
 """Largest payload that the host accepts from the agent and the agent from a worker, in bytes."""
 MAX_TRUSTED_PAYLOAD = 1 << 30
 """Largest payload in the other direction; code and inputs travel as one frame."""
+SEAL_BYTES = 16
+"""What tells the worker's own report from one that user code sends by mistake or in the hope to hide how it ends. No
+secret: code that looks for it in the worker's memory finds it, and can as well end the process as it likes."""
 
 READY = b"y"  # {"version": "3.13.5"}: warmed up and waiting
-WAKE = b"w"  # {}: you are a copy restored from a snapshot; make yourself unique, touch what a job touches, say READY
+WAKE = b"w"  # like PREPARE, as most jobs will want it; {} to a worker: you are a copy restored from a snapshot; make
+# yourself unique, touch what a job touches, say READY
 PING = b"h"  # {}: are you there
 PONG = b"o"  # {}: yes
 PREPARE = b"l"  # {"disk_bytes", "processes", "open_files", "artifact_count", "artifact_bytes"}
@@ -37,9 +42,7 @@ KILL = b"k"  # {}: kill what user code started, then collect as always
 STARTED = b"s"  # {}: user code is about to run
 RESULT = b"r"  # bytes: a piece of the result's JSON text
 REPORT = b"p"  # {"ok": true} or {"ok": false, "error": {...}}, see runtimes/__init__.py
-EXIT = (
-    b"x"  # {"status": the worker's raw wait status, "tasks": processes and threads at its report, "disk_free": bytes}
-)
+EXIT = b"x"  # {"status": the worker's raw wait status, "tasks": processes and threads at its report}
 ARTIFACT = b"a"  # {"name": base64 of the raw path below /home/user, "size": n}
 ARTIFACT_END = b"e"  # {"complete": bool}
 END = b"z"  # {"skipped": [[base64 name, reason], ...], "left_out": how many files were skipped in all}

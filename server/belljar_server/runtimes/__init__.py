@@ -9,11 +9,11 @@ from /dev/null, stdout and stderr as the streams that the client will see, and f
 with the framing of `guest/framing.py`. It warms up (imports what code nodes use, runs the path a request will take),
 sends READY, and waits. It may live through a checkpoint there.
 
-JOB is `{"code": text, "inputs": JSON text, "entry": "detect" | "main_args" | "main_named" | "script", "env": {name:
-value}, "main_file": "main.py", "memory_bytes": limit}`. WAKE may come before it, when this worker is a copy restored
-from a snapshot: it then takes new randomness for everything that it has in common with other copies, rehearses once
-so that its pages are in, and says READY again with `nonces`: 64 hex digits out of each of the language's own random
-generators. The host refuses a copy without any, or with one that it has seen.
+JOB begins with a seal of 16 bytes; the rest is `{"code": text, "inputs": JSON text, "entry": "detect" | "main_args" |
+"main_named" | "script", "env": {name: value}, "main_file": "main.py", "memory_bytes": limit}`. WAKE may come before
+it, when this worker is a copy restored from a snapshot: it then takes new randomness for everything that it has in
+common with other copies, rehearses once so that its pages are in, and says READY again with `nonces`: 64 hex digits
+out of each of the language's own random generators. The host refuses a copy without any, or with one that it has seen.
 
 On JOB the worker changes to /home/user, sets the environment, makes the sources in /code importable
 (the request's `files` are there; the main file is not), runs the code as the proto's `Entry` describes, and answers:
@@ -25,9 +25,10 @@ On JOB the worker changes to /home/user, sets the environment, makes the sources
   traceback are the user's own source; `errno` is the name (`ENOSPC`, `EAGAIN`) when a system call's failure is the
   cause, else empty: the host makes DISK_LIMIT and PROCESS_LIMIT of it when its own evidence agrees.
 
-It flushes stdout and stderr before it sends REPORT, then exits: 0 after ok, 1 after an error. After a REPORT with
-`errno` EAGAIN it waits for the agent to close fd 3, so that what it runs can be counted. Only the worker process
-itself reports; a child that user code forked does not. Output reaches the pipes within 50 ms of the write, without
+REPORT begins with the seal of the JOB: one without it is forged, and how the process ends counts instead. The worker
+flushes stdout and stderr before it sends REPORT, then waits on fd 3 for the agent to end it: the exit code is 0 after
+ok, 1 after an error. Only the worker process itself reports; a
+child that user code forked does not. Output reaches the pipes within 50 ms of the write, without
 one system call for each. What user code does to the language's own modules must not change what the worker does
 afterwards: take references first.
 """

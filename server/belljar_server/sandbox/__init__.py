@@ -90,8 +90,6 @@ class Ending:
     """The kernel's counter."""
     tasks: int = 0
     """Processes and threads when the worker reported that it could not start another."""
-    disk_free: int | None = None
-    """Bytes free on the sandbox's disk at the end; None when nobody could tell."""
     fault: str = ""
     """What went wrong with the sandbox itself, for the log."""
     fault_errno: str = ""

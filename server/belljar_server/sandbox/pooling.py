@@ -15,6 +15,9 @@ HEADROOM = 2.0
 """How much more than the expected arrivals during one restore should wait."""
 RATE_SECONDS = 20.0
 """Time over which arrivals are averaged."""
+HOLD_BACK = 0.1
+"""Seconds after somebody took a sandbox in which a pool that is still half full restores nothing: restoring would take
+CPU from the execution that has just begun."""
 FIRST_PAUSE = 0.5
 LAST_PAUSE = 30.0
 """Seconds that a pool waits after restores failed; they double from the first to the last."""
@@ -78,6 +81,7 @@ class PoolState:
     restoring: int = 0
     failures: int = 0
     paused_until: float = 0.0
+    taken_at: float = -HOLD_BACK
     restore_seconds: float = 0.3
     demand: Demand = field(default_factory=Demand)
     short_of_memory: bool = False
@@ -95,6 +99,7 @@ class PoolState:
     def take(self, now: float, avoid: Container[str] = ()) -> Waiting | None:
         """Somebody asks: the sandbox that waited the shortest, or None. One of `avoid` only when there is no other."""
         self.demand.arrive(now)
+        self.taken_at = now
         return self.take_another(avoid)
 
     def take_another(self, avoid: Container[str] = ()) -> Waiting | None:
@@ -114,8 +119,9 @@ class PoolState:
         if let_go:
             self.waiting = deque(item for item in self.waiting if item.id not in let_go)
         start = 0
-        if now >= self.paused_until:
-            missing = self.target(now) - len(self.waiting) - self.restoring
+        missing = self.target(now) - len(self.waiting) - self.restoring
+        held_back = now < self.taken_at + HOLD_BACK and 2 * missing <= self.target(now)
+        if now >= self.paused_until and not held_back:
             at_once = 1 if self.failures else self.bounds.at_once
             start = max(0, min(missing, at_once - self.restoring))
             self.restoring += start
@@ -143,8 +149,7 @@ class PoolState:
     def next_change(self, now: float) -> float:
         """Seconds until time alone may change the plan."""
         soon = [5.0]
-        if self.paused_until > now:
-            soon.append(self.paused_until - now)
+        soon += [when - now for when in (self.paused_until, self.taken_at + HOLD_BACK) if when > now]
         if self.waiting:
             soon.append(self.waiting[0].since + self.bounds.max_age - now)
-        return max(0.05, min(soon))
+        return max(0.02, min(soon))

@@ -57,6 +57,8 @@ class Start:
     runsc: Runsc
     bundle: Path
     timeout: float
+    limits: Limits
+    """What a restored one is made ready for while it waits; a job that wants something else pays for the difference."""
     snapshot: Path | None = None
 
     def argv(self, sandbox_id: str) -> list[str]:
@@ -140,7 +142,7 @@ class RunscSandbox:
             pump.start()
         try:
             if start.snapshot:
-                await self._channel.send_json(framing.WAKE, {})
+                await self._channel.send_json(framing.WAKE, to_prepare(start.limits))
             kind, payload = await self._channel.receive()
         except ChannelClosed as error:
             raise SandboxFailed(await self._why_not_started(error)) from error
@@ -221,6 +223,7 @@ class RunscSandbox:
         self._channel.close()
         self._theirs.close()
         self._group.limit_cpu(None)
+        self._group.weigh(background=True)  # the kernel takes milliseconds to free its memory
         self._kill()
         for pump in self._pumps:
             pump.close()
@@ -245,11 +248,7 @@ class RunscSandbox:
             self._group.limit_cpu(limits.cpus)
         except OSError as error:
             raise SandboxFailed(f"a limit could not be set: {error}") from error
-        prepare = {
-            name: getattr(limits, name)
-            for name in ("disk_bytes", "processes", "open_files", "artifact_count", "artifact_bytes")
-        }
-        await self._channel.send_json(framing.PREPARE, prepare)
+        await self._channel.send_json(framing.PREPARE, to_prepare(limits))
         for source in job.sources:
             await self._send_header("code", source.path, len(source.content))
             for start in range(0, len(source.content), framing.MAX_PAYLOAD):
@@ -315,7 +314,6 @@ class RunscSandbox:
         progress.ended_at = time.monotonic()
         progress.wait_status = int(message["status"])
         progress.tasks = int(message["tasks"])
-        progress.disk_free = int(message["disk_free"])
         progress.cpu_after = self._group.cpu_time()
         self._group.limit_cpu(None)
         for pump in self._pumps:  # nobody is left to write
@@ -383,7 +381,6 @@ class RunscSandbox:
             stop=self._stop,
             oom_kills=self._group.oom_kills(),
             tasks=progress.tasks,
-            disk_free=progress.disk_free,
             fault=progress.fault,
             fault_errno=progress.fault_errno,
             started=progress.started,
@@ -434,7 +431,6 @@ class _Progress:
         self.wait_status: int | None = None
         self.report: bytes | None = None
         self.tasks = 0
-        self.disk_free: int | None = None
         self.fault = ""
         self.fault_errno = ""
         self.cpu_before = 0.0
@@ -445,6 +441,12 @@ class _Progress:
     @property
     def running(self) -> bool:
         return self.started and self.wait_status is None
+
+
+def to_prepare(limits: Limits) -> dict[str, Any]:
+    """What the agent enforces, as PREPARE and WAKE say it."""
+    names = ("disk_bytes", "processes", "open_files", "artifact_count", "artifact_bytes")
+    return {name: getattr(limits, name) for name in names}
 
 
 def _decode_name(name: object) -> bytes:

@@ -38,10 +38,11 @@ async def _run_each(settings: Settings, binary: Path, loaded: list[Runtime]) -> 
         for runtime in loaded:
             environment = _environment(settings, runtime)
             bundle = write_bundle(here.bundle(runtime.name), oci_spec(environment))
-            start = Start(environment, runsc, bundle, settings.execution.start_timeout)
+            limits = settings.limits.default.as_limits()
+            start = Start(environment, runsc, bundle, settings.execution.start_timeout, limits)
             source = ColdSource({runtime.name: start}, launcher, here.tree)
             started = time.monotonic()
-            await probe(source, environment, settings.limits.default.as_limits())
+            await probe(source, environment, limits)
             seconds[runtime.name] = time.monotonic() - started
             if settings.pool.max:
                 snapshots = Snapshots(settings.data_dir / "snapshots", launcher, here.tree)

@@ -8,6 +8,10 @@ const FD = 3;
 const HEADER = 5;
 const KINDS = { ready: 0x79, wake: 0x77, job: 0x6a, result: 0x72, report: 0x70 };
 const PIECE = 256 * 1024;
+const SEAL_BYTES = 16;
+
+/** What this worker's report begins with, so that the agent knows it. */
+let seal = null;
 
 const getters = Object.getOwnPropertyDescriptors(Object.getPrototypeOf(Uint8Array.prototype));
 const read = (array, name) => Reflect.apply(getters[name].get, array, []);
@@ -39,7 +43,9 @@ exports.receive = () => {
   if (kind !== KINDS.job && kind !== KINDS.wake) throw new Error(`expected a job, got a frame of kind ${kind}`);
   const payload = readBytes(FD, header.readUInt32BE(1));
   if (payload === null) return null;
-  return { job: kind === KINDS.job ? payload.toString('utf8') : null };
+  if (kind === KINDS.wake) return { job: null };
+  seal = new Uint8Array(payload.subarray(0, SEAL_BYTES));
+  return { job: payload.toString('utf8', SEAL_BYTES) };
 };
 
 /** Cuts well-formed text into pieces whose UTF-8 fits a frame, never inside a surrogate pair. */
@@ -54,10 +60,13 @@ exports.cut = (text) => {
   return pieces;
 };
 
-/** Sends the result, when there is one, and the report. */
+/** Sends the result, when there is one, and the report, and waits for the agent to end this process. */
 exports.sendOutcome = (pieces, report) => {
   for (const piece of pieces) sendBytes(KINDS.result, piece);
-  sendText(KINDS.report, JSON.stringify(report));
-  // The agent counts what runs before it closes its end; threads of this process are to be among it.
-  if (report.error?.errno === 'EAGAIN') readBytes(FD, 1);
+  const text = ours(bytesOf(JSON.stringify(report)));
+  const sealed = new Uint8Array(SEAL_BYTES + text.length);
+  sealed.set(seal);
+  sealed.set(text, SEAL_BYTES);
+  sendBytes(KINDS.report, sealed);
+  readBytes(FD, 1);
 };

@@ -77,6 +77,8 @@ class Channel:
             self._fd = fcntl.fcntl(CHANNEL, fcntl.F_DUPFD_CLOEXEC, CHANNEL)
         os.close(CHANNEL)
         self._identity = self._look()
+        self.seal = b""
+        """What this process's report begins with, so that the agent knows it."""
 
     def receive(self) -> tuple[bytes, bytes]:
         """The next frame. Raises EOFError when the agent has gone."""
@@ -97,7 +99,7 @@ class Channel:
             view = view[write(self._fd, view) :]
 
     def wait_for_end(self) -> None:
-        """Returns when the agent has taken the report and closed its end. Raises OSError."""
+        """Returns when the agent is gone: it ends this process before. Raises OSError."""
         while read(self._fd, 1):
             pass
 
@@ -123,7 +125,8 @@ def main() -> NoReturn:
     if kind != framing.JOB:
         raise framing.BrokenFrame(f"expected a job, not {kind!r}")
     worker_pid = getpid()
-    ending = run(accept(jsonvalue.loads(payload.decode())), silence)
+    channel.seal = payload[: framing.SEAL_BYTES]
+    ending = run(accept(jsonvalue.loads(payload[framing.SEAL_BYTES :].decode())), silence)
     del payload
     finish(ending, channel if getpid() == worker_pid else None, streams)
 
@@ -194,14 +197,13 @@ def _finish(ending: Ending, channel: Channel | None, streams: Streams) -> int:
     if isinstance(ending, Gave):
         for piece in jsonvalue.pieces(ending.text):
             channel.send(framing.RESULT, piece)
-    channel.send(framing.REPORT, report_of(ending))
-    if isinstance(ending, Failed) and ending.error["errno"] == "EAGAIN":
-        channel.wait_for_end()  # the agent counts what runs, and our threads are to be among it
+    channel.send(framing.REPORT, channel.seal + report_of(ending))
+    channel.wait_for_end()
     return status
 
 
 def report_of(ending: Ending) -> bytes:
-    """REPORT's payload; texts that grow too long by JSON's escapes are left out."""
+    """What REPORT says; texts that grow too long by JSON's escapes are left out."""
     if not isinstance(ending, Failed):
         return b'{"ok":true}'
     report = jsonvalue.encode(jsonvalue.dumps({"ok": False, "error": ending.error}))
