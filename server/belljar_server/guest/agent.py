@@ -51,6 +51,8 @@ UNUSED_DEVICES = ("/dev/fuse", "/dev/net/tun")
 MS_NOSUID, MS_NODEV, MS_BIND, MNT_DETACH = 2, 4, 4096, 2
 FREEZE_SECONDS = 0.05
 """A worker that does not stop in this time is killed."""
+READ_BYTES = 1 << 16
+"""Bytes of one read: a buffer that is a mapping of its own would be made and unmade each time (malloc(3))."""
 DEEPEST = 64
 """Folders below /home/user that are nested deeper are not walked."""
 SKIPPED_NAMED = 20
@@ -68,6 +70,7 @@ class Host:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._unpacker = framing.Unpacker(framing.MAX_TRUSTED_PAYLOAD)
         self._frames: list[tuple[bytes, bytes]] = []
 
@@ -79,10 +82,10 @@ class Host:
 
     def fill(self) -> None:
         """Reads once from the socket. Raises Hangup."""
-        data = self.sock.recv(1 << 20)
-        if not data:
+        got = self.sock.recv_into(self._buffer)
+        if not got:
             raise Hangup
-        self._frames += self._unpacker.feed(data)
+        self._frames += self._unpacker.feed(self._buffer[:got])
 
     def pending(self) -> list[tuple[bytes, bytes]]:
         """All frames that are there already."""
@@ -290,14 +293,12 @@ def end_everything(worker_pid: int) -> int | None:
 
 
 def freeze(worker_pid: int, children: int) -> bool:
-    """Stops the worker with all its threads, if there is no other process; tells whether nothing runs any more."""
-    if not is_alone(worker_pid):
-        return False
+    """Stops the worker with all its threads; tells whether nothing runs any more: not so when there are others."""
     os.kill(worker_pid, signal.SIGSTOP)
     until = time.monotonic() + FREEZE_SECONDS
     while True:
         pid, status = os.waitpid(worker_pid, os.WNOHANG | os.WUNTRACED)
-        if pid:  # nobody is left who could start another process: now being alone is for good
+        if pid:  # if nobody else is there, nobody can start another process any more
             return os.WIFSTOPPED(status) and is_alone(worker_pid)
         left = until - time.monotonic()
         if left <= 0:  # a thread in vfork stops only when its child goes on
@@ -323,9 +324,10 @@ class Relay:
     User code can write to the worker's socket; what is not a frame of these two kinds ends the relay.
     """
 
-    def __init__(self, worker: Worker, host: Host, seal: bytes) -> None:
+    def __init__(self, sock: socket.socket, host: Host, seal: bytes) -> None:
         self._seal = seal
-        self._sock = worker.sock
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._sock = sock
         self._host = host
         self._unpacker = framing.Unpacker()
         self.open = True
@@ -338,8 +340,8 @@ class Relay:
     def pump(self) -> None:
         """Reads once. After the report, or anything that is not a frame, the socket is shut."""
         try:
-            data = self._sock.recv(1 << 18, socket.MSG_DONTWAIT)
-            frames = self._unpacker.feed(data)
+            got = self._sock.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+            frames = self._unpacker.feed(self._buffer[:got])
         except BlockingIOError:
             return
         except (OSError, framing.BrokenFrame):
@@ -354,7 +356,7 @@ class Relay:
             if kind != framing.RESULT:
                 self.close()
                 return
-        if not data:
+        if not got:
             self.close()
 
     def _take_report(self, report: bytes) -> None:
@@ -383,11 +385,11 @@ def run(  # noqa: C901  one loop
     worker: Worker, host: Host, children: int, job: bytes
 ) -> tuple[int | None, int]:
     """Hands the job over and stays until nothing of it runs any more; returns (wait status, tasks)."""
-    host.send(framing.STARTED, {})
     seal = os.urandom(framing.SEAL_BYTES)
-    relay = Relay(worker, host, seal)
+    host.send(framing.STARTED, {})
     with contextlib.suppress(OSError):  # the worker is dead already: its wait status tells
         worker.sock.sendall(framing.pack(framing.JOB, seal + job))
+    relay = Relay(worker.sock, host, seal)
     poll = select.poll()
     for fd in (host.sock.fileno(), worker.sock.fileno(), children):
         poll.register(fd, select.POLLIN)
@@ -474,7 +476,7 @@ def send_files(host: Host, known: set[Identity], count: int, size: int) -> None:
     skipped.count += seen - len(files)
     if seen > len(files):
         skipped.named.append(["", f"only {count} artifacts are allowed, there were {seen}"])
-    buffer = memoryview(bytearray(framing.MAX_PAYLOAD))
+    buffer = memoryview(bytearray(framing.MAX_PAYLOAD if files else 0))
     for _, path, length, _ in files:
         if length > size:
             skipped.add(path, f"its {length} bytes are above what is left of the {'artifact_bytes'} limit")
@@ -498,14 +500,21 @@ def send_files(host: Host, known: set[Identity], count: int, size: int) -> None:
     host.send(framing.END, {"skipped": skipped.named, "left_out": skipped.count})
 
 
-def rehearse() -> None:
+def rehearse(worker: Worker, children: int) -> None:
     """Touches what a job will touch, so that a restored copy has its pages in before somebody waits for them."""
-    json.loads(json.dumps({"a": [1, "b", None]}))
-    count_tasks()
-    select.select([], [], [], 0)
-    os.statvfs("/")
-    list(heapq.nsmallest(1, walk(HOME, 0, Skipped())))
-    encode_name(HOME + b"/a")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        seal = os.urandom(framing.SEAL_BYTES)
+        relay = Relay(theirs, Host(ours), seal)
+        ours.sendall(framing.pack(framing.RESULT, b"1") + framing.pack(framing.REPORT, seal + b'{"ok":true}'))
+        poll = select.poll()
+        poll.register(theirs.fileno(), select.POLLIN)
+        poll.poll(0)
+        relay.pump()
+        reap(worker.pid)
+        send_files(Host(ours), set(), 1, 1)
+    if freeze(worker.pid, children):
+        os.kill(worker.pid, signal.SIGCONT)
 
 
 def serve(host: Host, argv: list[str]) -> None:
@@ -534,8 +543,9 @@ def serve(host: Host, argv: list[str]) -> None:
         elif kind == framing.WAKE:
             worker.sock.sendall(framing.pack(framing.WAKE, b"{}"))
             prepared.get(worker.pid, json.loads(payload))
-            rehearse()
-            host.send_bytes(framing.READY, worker.ready())
+            ready = worker.ready()
+            rehearse(worker, children)
+            host.send_bytes(framing.READY, ready)
         elif kind == framing.PING:
             host.send(framing.PONG, {})
         elif kind == framing.KILL:

@@ -65,7 +65,7 @@ class Unpacker:
         self._buffer = bytearray()
         self._max = max_payload
 
-    def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
+    def feed(self, data: bytes | memoryview) -> list[tuple[bytes, bytes]]:
         """Takes more bytes and returns the frames they complete, as (kind, payload). Raises BrokenFrame."""
         self._buffer += data
         frames = []

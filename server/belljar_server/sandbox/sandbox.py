@@ -203,6 +203,7 @@ class RunscSandbox:
             await self._wait_for_end()
         for pump in self._pumps:
             pump.drain()
+            pump.close()
         return self._ending(progress)
 
     def stop(self, reason: Stop) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import random
 import sys
-
-from program import Source
-from run import Job, run
 
 USUAL = (  # noqa: SIM905  words
     "abc argparse array asyncio base64 binascii bisect calendar cmath collections.abc colorsys concurrent.futures"
@@ -30,19 +28,17 @@ def import_usual() -> None:
             importlib.import_module(name)
 
 
-REHEARSED = (
+_PROGRAMS = (
     ("detect", "def main(args):\n    return {'sum': sum(args['numbers']), 'text': f'{args}'}\n"),
     ("main_named", "import re\ndef main(numbers: list):\n    return re.sub('a', 'b', str(numbers))\n"),
     ("detect", "total = sum(numbers)\nif total:\n    return total\n"),
     ("detect", "[number / 0 for number in numbers]"),
 )
-
-
-def rehearse() -> None:
-    """Runs small programs on the way that the job will take."""
-    for entry, text in REHEARSED:
-        run(Job(Source("/rehearsal/main.py", text), "/rehearsal/", entry, {"numbers": [1, 2.5]}), lambda: None)
-    sys.modules.pop("main", None)
+REHEARSED = tuple(
+    json.dumps({"code": code, "inputs": '{"numbers": [1, 2.5]}', "entry": entry, "env": {}, "main_file": "main.py"})
+    for entry, code in _PROGRAMS
+)
+"""Jobs that exercise the way that the real one will take."""
 
 
 def make_forks_cheap() -> None:

@@ -44,6 +44,8 @@ globals()["__builtins__"] = vars(builtins).copy()  # user code may replace built
 CHANNEL = 3
 HIDDEN_CHANNEL = 512
 """The channel moves here, out of the way of code that closes all that it did not open."""
+READ_BYTES = 1 << 16
+"""Bytes of one read: a buffer that is a mapping of its own would be made and unmade each time (malloc(3))."""
 MONITORING_TOOLS = 6
 MAX_REPORT = 256 * 1024
 
@@ -84,17 +86,17 @@ class Channel:
         """The next frame. Raises EOFError when the agent has gone."""
         unpacker = framing.Unpacker(framing.MAX_TRUSTED_PAYLOAD)
         while True:
-            data = os.read(self._fd, 1 << 20)
+            data = os.read(self._fd, READ_BYTES)
             if not data:
                 raise EOFError
             for kind, payload in unpacker.feed(data):
                 return kind, payload
 
-    def send(self, kind: bytes, payload: bytes) -> None:
-        """Sends a frame. Raises OSError."""
+    def send(self, *frames: tuple[bytes, bytes]) -> None:
+        """Sends frames at once. Raises OSError."""
         if self._look() != self._identity:
             raise OSError("the channel is closed")
-        view = memoryview(pack_header(kind, len(payload)) + payload)
+        view = memoryview(b"".join([pack_header(kind, len(payload)) + payload for kind, payload in frames]))
         while view:
             view = view[write(self._fd, view) :]
 
@@ -113,14 +115,15 @@ def main() -> NoReturn:
     channel = Channel()
     streams = Streams()
     streams.install()
-    prepare(warm_up=bool(os.environ.pop("BELLJAR_WARM", "")))
+    prepare(streams, warm_up=bool(os.environ.pop("BELLJAR_WARM", "")))
     version = "{}.{}.{}".format(*sys.version_info)
-    channel.send(framing.READY, jsonvalue.encode(jsonvalue.dumps({"version": version})))
+    channel.send((framing.READY, jsonvalue.encode(jsonvalue.dumps({"version": version}))))
     kind, payload = channel.receive()
     while kind == framing.WAKE:
-        warm.rehearse()
         warm.make_forks_cheap()
-        channel.send(framing.READY, jsonvalue.encode(jsonvalue.dumps({"version": version, "nonces": [warm.nonce()]})))
+        rehearse(streams)
+        ready = jsonvalue.dumps({"version": version, "nonces": [warm.nonce()]})
+        channel.send((framing.READY, jsonvalue.encode(ready)))
         kind, payload = channel.receive()
     if kind != framing.JOB:
         raise framing.BrokenFrame(f"expected a job, not {kind!r}")
@@ -131,7 +134,7 @@ def main() -> NoReturn:
     finish(ending, channel if getpid() == worker_pid else None, streams)
 
 
-def prepare(*, warm_up: bool) -> None:
+def prepare(streams: Streams, *, warm_up: bool) -> None:
     """Makes this look like the Python that users know, and does once what a job will do."""
     site.setquit()
     site.setcopyright()
@@ -142,8 +145,25 @@ def prepare(*, warm_up: bool) -> None:
     if warm_up:
         warm.import_usual()
     for _ in range(5 if warm_up else 1):
-        warm.rehearse()
+        rehearse(streams)
     warm.make_forks_cheap()
+
+
+def rehearse(streams: Streams) -> None:
+    """Takes small programs the whole way that the job will take, and leaves no trace."""
+    path, argv, folder = list(sys.path), list(sys.argv), os.getcwd()
+    recursion_limit, switch_interval = sys.getrecursionlimit(), sys.getswitchinterval()
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    for message in warm.REHEARSED:
+        report_of(run(accept(jsonvalue.loads(message)), silence))
+        sys.path[:], sys.argv = path, argv
+    streams.flush()
+    sys.modules.pop("main", None)
+    os.chdir(folder)
+    gc.enable()
+    sys.setrecursionlimit(recursion_limit)
+    sys.setswitchinterval(switch_interval)
+    signal.signal(signal.SIGINT, on_interrupt)
 
 
 def accept(message: dict[str, Any]) -> Job:
@@ -194,10 +214,13 @@ def _finish(ending: Ending, channel: Channel | None, streams: Streams) -> int:
     status = {Gave: 0, Failed: 1}.get(type(ending), getattr(ending, "status", 0))
     if channel is None or (isinstance(ending, Left) and status != 0):
         return status
+    last: list[tuple[bytes, bytes]] = []
     if isinstance(ending, Gave):
         for piece in jsonvalue.pieces(ending.text):
-            channel.send(framing.RESULT, piece)
-    channel.send(framing.REPORT, channel.seal + report_of(ending))
+            if last:
+                channel.send(*last)
+            last = [(framing.RESULT, piece)]
+    channel.send(*last, (framing.REPORT, channel.seal + report_of(ending)))
     channel.wait_for_end()
     return status
 
