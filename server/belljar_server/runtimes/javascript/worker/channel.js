@@ -21,11 +21,11 @@ const ours = (buffer) => new Uint8Array(read(buffer, 'buffer'), read(buffer, 'by
 
 const sendBytes = (kind, buffer) => {
   const bytes = ours(buffer);
-  const header = new Uint8Array(HEADER);
-  header[0] = kind;
-  new DataView(header.buffer).setUint32(1, bytes.length);
-  writeBytes(FD, header, 0, HEADER);
-  writeBytes(FD, bytes, 0, bytes.length);
+  const frame = new Uint8Array(HEADER + bytes.length);
+  frame[0] = kind;
+  new DataView(frame.buffer).setUint32(1, bytes.length);
+  frame.set(bytes, HEADER);
+  writeBytes(FD, frame, 0, frame.length);
 };
 
 const sendText = (kind, text) => sendBytes(kind, bytesOf(text));

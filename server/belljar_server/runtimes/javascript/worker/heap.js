@@ -30,11 +30,23 @@ const { lib, functions } = dlopen(null, {
 });
 const raiseLimit = lib.getSymbol('labs');
 
-/** Sets the limit for a sandbox of so many bytes. Works once; --max-old-space-size must be above it. */
-exports.fit = (memoryBytes) => {
-  const isolate = functions[GET_ISOLATE]();
-  const limit = Math.max(memoryBytes / 2, memoryBytes - BESIDE_THE_HEAP);
-  functions[ADD_CALLBACK](isolate, raiseLimit, UNBOUNDED);
-  functions[REMOVE_CALLBACK](isolate, raiseLimit, BigInt(Math.floor(limit)));
+const setLimit = (isolate, limit) => {
+  functions[REMOVE_CALLBACK](isolate, raiseLimit, limit);
   functions[ADD_CALLBACK](isolate, raiseLimit, UNBOUNDED);
 };
+
+/** Puts the callback in place and changes no limit. */
+exports.prepare = () => {
+  const isolate = functions[GET_ISOLATE]();
+  functions[ADD_CALLBACK](isolate, raiseLimit, UNBOUNDED);
+  setLimit(isolate, UNBOUNDED);
+};
+
+/** Sets the limit for a sandbox of so many bytes, after `prepare`. V8 only ever lowers it. */
+exports.fit = (memoryBytes) => {
+  const limit = Math.max(memoryBytes / 2, memoryBytes - BESIDE_THE_HEAP);
+  setLimit(functions[GET_ISOLATE](), BigInt(Math.floor(limit)));
+};
+
+/** What `fit` does, without any effect. */
+exports.rehearse = () => setLimit(functions[GET_ISOLATE](), UNBOUNDED);

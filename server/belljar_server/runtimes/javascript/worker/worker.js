@@ -83,6 +83,12 @@ const prepare = async () => {
   const main = path.join(code, 'warm-up');
   if (snapshot) unique.prepare();
   if (isTypeScript || snapshot) loadSwc();
+  heap.prepare();
+  user.watch({
+    failed: (error) => execution.fail(error),
+    starved: () => execution.starve(),
+    exited: (exitCode) => execution.exit(exitCode),
+  });
   for (let round = 0; round < (snapshot ? ROUNDS_BEFORE_SNAPSHOT : 1); round += 1) {
     if (!isTypeScript || snapshot) await warmUp('javascript', main);
     if (isTypeScript || snapshot) await warmUp('typescript', main);
@@ -97,15 +103,13 @@ const hasSources = () => {
   }
 };
 
-/** Runs the one job. What comes out of it goes to the agent; the process ends with it. */
+/** The one job, once it is there. */
+let execution = null;
+
+/** Runs it. What comes out of it goes to the agent, which then ends the process. */
 const serve = (job) => {
-  const execution = new Execution(job, path.join(code, job.main_file), isTypeScript);
+  execution = new Execution(job, path.join(code, job.main_file), isTypeScript);
   if (hasSources()) user.serveSources(code, compileFile, rememberBadSource);
-  user.watch({
-    failed: (error) => execution.fail(error),
-    starved: () => execution.starve(),
-    exited: (exitCode) => execution.exit(exitCode),
-  });
   heap.fit(job.memory_bytes ?? DEFAULT_MEMORY);
   user.dressProcess(home, job.main_file, job.env);
   execution.run();
@@ -123,6 +127,8 @@ prepare().then(async () => {
     if (message === null) reallyExit(0);
     if (message.job !== null) return serve(parseJson(message.job));
     const nonces = unique.renew();
+    hasSources();
+    heap.rehearse();
     await warmUp(language, path.join(code, 'warm-up'));
     sendReady({ ...versions, nonces });
   }
