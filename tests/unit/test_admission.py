@@ -25,6 +25,26 @@ async def test_places_are_given_in_the_order_of_coming() -> None:
     assert repr(admission) == "<Admission running 0/1 waiting 0/10>"
 
 
+async def test_tenants_take_turns_whatever_the_length_of_their_queues() -> None:
+    """One that has much to do does not keep the others waiting; who has given up costs no turn."""
+    admission = Admission(1, 20)
+    order: list[str] = []
+
+    async def work(tenant: str) -> None:
+        async with admission.enter(tenant):
+            order.append(tenant)
+            await asyncio.sleep(0)
+
+    async with admission.enter("a"):
+        tasks = [asyncio.create_task(work(tenant)) for tenant in "aaaabbc"]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        await asyncio.wait([tasks[0]])
+    await asyncio.gather(*tasks[1:])
+    assert order == ["a", "b", "c", "a", "b", "a"]
+    assert repr(admission) == "<Admission running 0/1 waiting 0/20>"
+
+
 async def test_full_queue_refuses_at_once_with_when_to_retry() -> None:
     """Nobody waits to be told that there is no room."""
     admission = Admission(1, 1)

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from belljar_server.sandbox.pooling import LAST_PAUSE, Bounds, PoolState, Waiting
+from belljar_server.sandbox.pooling import HOLD_BACK, LAST_PAUSE, Bounds, PoolState, Waiting
 
 BOUNDS = Bounds(minimum=2, maximum=8, max_age=100.0, at_once=2)
 
@@ -20,6 +20,7 @@ class PoolHistory(RuleBasedStateMachine):
         self.next_id = 0
         self.under_way = 0
         self.waiting: set[str] = set()
+        self.asked: list[Waiting] = []
         self.taken: set[str] = set()
         self.gone: set[str] = set()
 
@@ -85,6 +86,23 @@ class PoolHistory(RuleBasedStateMachine):
         self.waiting.remove(dead)
         self.gone.add(dead)
 
+    @rule()
+    def one_is_asked(self) -> None:
+        """Nobody else can have it meanwhile."""
+        item = self.state.ask()
+        assert (item is None) == (not self.waiting)
+        if item:
+            self.waiting.remove(item.id)
+            self.asked.append(item)
+
+    @precondition(lambda self: bool(self.asked))
+    @rule(alive=st.booleans())
+    def one_answers(self, *, alive: bool) -> None:
+        """Or does not, and is gone."""
+        item = self.asked.pop()
+        self.state.answered(item, alive=alive)
+        (self.waiting if alive else self.gone).add(item.id)
+
     @rule(short=st.booleans(), room=st.integers(0, 10))
     def memory_changes(self, *, short: bool, room: int) -> None:
         """The host gets short of memory, or has some again."""
@@ -97,6 +115,7 @@ class PoolHistory(RuleBasedStateMachine):
             return
         assert {item.id for item in self.state.waiting} == self.waiting
         assert self.state.restoring == self.under_way
+        assert self.state.asked == len(self.asked)
         assert not self.waiting & self.taken
         assert not self.waiting & self.gone
         target = self.state.target(self.now)
@@ -146,3 +165,33 @@ def test_restores_pause_longer_each_time_they_fail() -> None:
         now = state.paused_until
     assert pauses == sorted(pauses)
     assert pauses[0] < pauses[-1] <= LAST_PAUSE
+
+
+def test_sandbox_that_is_asked_for_a_sign_of_life_is_not_replaced_meanwhile() -> None:
+    """It is one of those that wait."""
+    state = PoolState(BOUNDS)
+    for number in range(state.plan(0).start):
+        state.restored(Waiting(str(number), 0), 0.1)
+    item = state.ask()
+    assert item is not None
+    assert state.plan(1).start == 0
+    state.answered(item, alive=False)
+    assert state.plan(1).start == 1
+
+
+def test_pool_that_is_still_half_full_restores_nothing_right_after_somebody_took_one() -> None:
+    """The execution that has just begun needs the CPU more; an emptier pool does not wait."""
+    state = PoolState(Bounds(minimum=4, maximum=4, max_age=100.0, at_once=4))
+    for number in range(state.plan(0).start):
+        state.restored(Waiting(str(number), 0), 0.1)
+    state.take(10)
+    assert state.plan(10).start == 0
+    assert 0 < state.next_change(10) <= HOLD_BACK
+    state.take(10)
+    state.take(10)
+    assert state.plan(10).start == 3
+    for _ in range(3):
+        state.restored(Waiting("more", 10), 0.1)
+    state.take(20)
+    assert state.plan(20).start == 0
+    assert state.plan(20 + HOLD_BACK).start == 1

@@ -333,12 +333,12 @@ class PoolSource:
         """Asks a waiting sandbox now and then whether it still answers; it cannot be taken while it is asked."""
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            if not pool.state.waiting:
+            item = pool.state.ask()
+            if item is None:
                 continue
-            item = pool.state.waiting.popleft()
-            if await pool.sandboxes[item.id].is_alive():
-                pool.state.waiting.append(item)
-            else:
+            alive = await pool.sandboxes[item.id].is_alive()
+            pool.state.answered(item, alive=alive)
+            if not alive:
                 log.warning("waiting sandbox does not answer", runtime=pool.name, sandbox=item.id)
                 await self._let_go(pool, (item.id,))
             pool.changed.set()

@@ -79,6 +79,8 @@ class PoolState:
     bounds: Bounds
     waiting: deque[Waiting] = field(default_factory=deque)
     restoring: int = 0
+    asked: int = 0
+    """Sandboxes that are being asked whether they still answer: they can be neither taken nor let go."""
     failures: int = 0
     paused_until: float = 0.0
     taken_at: float = -HOLD_BACK
@@ -119,7 +121,7 @@ class PoolState:
         if let_go:
             self.waiting = deque(item for item in self.waiting if item.id not in let_go)
         start = 0
-        missing = self.target(now) - len(self.waiting) - self.restoring
+        missing = self.target(now) - len(self.waiting) - self.restoring - self.asked
         held_back = now < self.taken_at + HOLD_BACK and 2 * missing <= self.target(now)
         if now >= self.paused_until and not held_back:
             at_once = 1 if self.failures else self.bounds.at_once
@@ -139,6 +141,19 @@ class PoolState:
         self.restoring -= 1
         self.failures += 1
         self.paused_until = now + pause_after(self.failures)
+
+    def ask(self) -> Waiting | None:
+        """Whom to ask for a sign of life: who was not asked for longest. The caller reports the answer."""
+        if not self.waiting:
+            return None
+        self.asked += 1
+        return self.waiting.popleft()
+
+    def answered(self, item: Waiting, *, alive: bool) -> None:
+        """It did, or did not."""
+        self.asked -= 1
+        if alive:
+            self.waiting.append(item)
 
     def lost(self, sandbox_id: str) -> bool:
         """A waiting sandbox died; tells whether it was one."""
