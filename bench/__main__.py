@@ -225,7 +225,51 @@ async def idle(address: str, pid: int) -> list[Row]:
     before, began = cgroup_value(pid, "cpuacct", "cpuacct.usage"), time.perf_counter()
     await asyncio.sleep(10)
     used = (cgroup_value(pid, "cpuacct", "cpuacct.usage") - before) / 1e6 / (time.perf_counter() - began)
-    return [Row("CPU of 40 waiting sandboxes together", f"{used:.2f} ms a second")]
+    return [
+        Row("CPU of 42 waiting sandboxes together, heartbeats included", f"{used:.2f} ms a second"),
+        Row("memory of a waiting sandbox (anonymous and shared)", ", ".join(waiting_memory(pid))),
+    ]
+
+
+def waiting_memory(pid: int) -> Iterator[str]:
+    """For each runtime the mean of what the kernel counts for its sandboxes, without the page cache of images."""
+    sizes: dict[str, list[int]] = {}
+    for tree in Path(f"/proc/{pid}/root/sys/fs/cgroup/memory").rglob("belljar"):
+        for group in tree.glob("*/*/cgroup.procs"):
+            if not (pids := group.read_text().split()):
+                continue
+            command = Path(f"/proc/{pids[0]}/cmdline").read_bytes().decode()
+            stat = dict(line.split() for line in group.with_name("memory.stat").read_text().splitlines())
+            runtime = next(name for name in TRIVIAL if f"/{name}-" in command)
+            sizes.setdefault(runtime, []).append(int(stat["rss"]) + int(stat["shmem"]))
+    return (f"{name} {statistics.mean(sizes[name]) / MIB:.0f} MiB" for name in sizes)
+
+
+def used_cpu(pid: int) -> float:
+    """CPU seconds that all threads of a process have used so far, to the nanosecond (proc(5), schedstat)."""
+    return sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+async def own_cost(client: AsyncClient, pid: int) -> Row:
+    """What an execution costs the server's own process while no sandbox is being restored."""
+    taken = []
+    for _ in range(4):
+        await asyncio.sleep(6)  # until the pool is full again
+        before = used_cpu(pid)
+        for _ in range(10):  # of twenty that wait: so few that nothing is restored meanwhile
+            await trivial(client, "python")
+        taken.append((used_cpu(pid) - before) / 10)
+    return Row("CPU of the server's own process for one warm run", f"{statistics.median(taken) * 1e3:.1f} ms")
+
+
+async def bare_grpc(client: AsyncClient, times: int) -> Row:
+    """The round trip that every call pays, whatever it does."""
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        await client.runtimes()
+        taken.append(time.perf_counter() - began)
+    return Row("a gRPC call that does nothing (ListRuntimes)", spread(taken))
 
 
 async def phases(client: AsyncClient, times: int) -> list[Row]:
@@ -331,6 +375,7 @@ async def measure(*, quick: bool) -> list[Row]:
             await asyncio.sleep(5)
             rows += await latency(client, bare, times, "warm, 5 a second", pause=0.2)
             rows += await phases(client, times)
+            rows.append(await bare_grpc(client, times))
             before = rss(pid)
             sustained = await throughput(client, many)
             official = official_package(max(8, many // 50))
@@ -342,10 +387,11 @@ async def measure(*, quick: bool) -> list[Row]:
             rows.append(await timeouts(client))
     with serving(POOL__MIN="20", POOL__MAX="20", POOL__MEMORY_BYTES=str(8 << 30), EXECUTION__MAX_RUNNING="40") as (
         address,
-        _,
+        pid,
     ):
         async with AsyncClient(address) as client:
             rows.append(await burst(client))
+            rows.append(await own_cost(client, pid))
     with serving(POOL__MIN="14", POOL__MAX="14", POOL__MEMORY_BYTES=str(8 << 30)) as (address, pid):
         rows += await idle(address, pid)
     return rows

@@ -179,7 +179,7 @@ def test_sandbox_that_is_asked_for_a_sign_of_life_is_not_replaced_meanwhile() ->
     assert state.plan(1).start == 1
 
 
-def test_pool_that_is_still_half_full_restores_nothing_right_after_somebody_took_one() -> None:
+def test_pool_that_is_not_nearly_empty_restores_nothing_right_after_somebody_took_one() -> None:
     """The execution that has just begun needs the CPU more; an emptier pool does not wait."""
     state = PoolState(Bounds(minimum=4, maximum=4, max_age=100.0, at_once=4))
     for number in range(state.plan(0).start):
@@ -187,10 +187,10 @@ def test_pool_that_is_still_half_full_restores_nothing_right_after_somebody_took
     state.take(10)
     assert state.plan(10).start == 0
     assert 0 < state.next_change(10) <= HOLD_BACK
-    state.take(10)
-    state.take(10)
-    assert state.plan(10).start == 3
     for _ in range(3):
+        state.take(10)
+    assert state.plan(10).start == 4
+    for _ in range(4):
         state.restored(Waiting("more", 10), 0.1)
     state.take(20)
     assert state.plan(20).start == 0

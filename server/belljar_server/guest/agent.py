@@ -513,8 +513,8 @@ def rehearse(worker: Worker, children: int) -> None:
         relay.pump()
         reap(worker.pid)
         send_files(Host(ours), set(), 1, 1)
-    if freeze(worker.pid, children):
-        os.kill(worker.pid, signal.SIGCONT)
+    freeze(worker.pid, children)
+    os.kill(worker.pid, signal.SIGCONT)  # also when it has not stopped yet: it would later
 
 
 def serve(host: Host, argv: list[str]) -> None:

@@ -53,12 +53,12 @@ class Instance:
     def accepted(self, execution_id: str) -> None:
         """Notes an execution, so that the next server can tell it as lost when this one is killed."""
         with contextlib.suppress(OSError):  # on a full disk the execution still runs; only the note is missing
-            (self._executions / execution_id).touch()
+            os.close(os.open(self._executions / execution_id, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
     def ended(self, execution_id: str) -> None:
         """Removes the note: the execution has its terminal event."""
         with contextlib.suppress(OSError):  # at worst the next server tells it as lost
-            (self._executions / execution_id).unlink(missing_ok=True)
+            os.unlink(self._executions / execution_id)
 
     async def close(self) -> None:
         """Removes everything of this server."""

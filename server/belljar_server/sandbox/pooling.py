@@ -16,7 +16,7 @@ HEADROOM = 2.0
 RATE_SECONDS = 20.0
 """Time over which arrivals are averaged."""
 HOLD_BACK = 0.1
-"""Seconds after somebody took a sandbox in which a pool that is still half full restores nothing: restoring would take
+"""Seconds after somebody took a sandbox in which a pool that is not nearly empty restores nothing: restoring would take
 CPU from the execution that has just begun."""
 FIRST_PAUSE = 0.5
 LAST_PAUSE = 30.0
@@ -122,7 +122,7 @@ class PoolState:
             self.waiting = deque(item for item in self.waiting if item.id not in let_go)
         start = 0
         missing = self.target(now) - len(self.waiting) - self.restoring - self.asked
-        held_back = now < self.taken_at + HOLD_BACK and 2 * missing <= self.target(now)
+        held_back = now < self.taken_at + HOLD_BACK and 4 * missing <= 3 * self.target(now)
         if now >= self.paused_until and not held_back:
             at_once = 1 if self.failures else self.bounds.at_once
             start = max(0, min(missing, at_once - self.restoring))
