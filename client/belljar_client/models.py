@@ -41,6 +41,34 @@ class Limits:
     artifact_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkLimits:
+    """Bounds of one execution's traffic: counts, bytes and seconds. None means the server's default."""
+
+    connections: int | None = None
+    """Open at once."""
+    connections_per_second: int | None = None
+    bytes_in: int | None = None
+    """Received by the code."""
+    bytes_out: int | None = None
+    dns_queries: int | None = None
+    idle_timeout: float | None = None
+    """Seconds without a byte after which a connection is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedConnection:
+    """Something that the code tried to reach and was not let."""
+
+    host: str
+    port: int
+    """0: the name was asked for and not resolved."""
+    reason: str
+    rule: str
+    """The rule that would have allowed it; empty when none can."""
+    count: int
+
+
 class Outcome(enum.StrEnum):
     """How an execution ended, in one word."""
 
@@ -81,6 +109,7 @@ class ErrorKind(enum.StrEnum):
     SIGNALED = "SIGNALED"
     CANCELLED = "CANCELLED"
     SANDBOX_FAILED = "SANDBOX_FAILED"
+    NETWORK_DENIED = "NETWORK_DENIED"
     UNKNOWN = "UNKNOWN"
     """A kind that this client is too old to know."""
 
@@ -133,6 +162,9 @@ class Usage:
     stderr_bytes: int = 0
     input_bytes: int = 0
     artifact_bytes: int = 0
+    network_bytes_in: int = 0
+    network_bytes_out: int = 0
+    network_connections: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +195,7 @@ class Ending:
     usage: Usage = field(default_factory=Usage)
     warnings: tuple[str, ...] = ()
     truncated: Truncated = field(default_factory=Truncated)
+    denied_connections: tuple[DeniedConnection, ...] = ()
 
     @property
     def succeeded(self) -> bool:
@@ -283,6 +316,8 @@ class Runtimes:
     """The highest value of each limit."""
     waived_limits: tuple[str, ...] = ()
     """Limits that the server's host cannot enforce."""
+    network_modes: tuple[str, ...] = ()
+    """What requests may ask for as `network`."""
 
     def __iter__(self) -> Iterator[Runtime]:
         return iter(self.runtimes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
@@ -18,11 +18,12 @@ from google.protobuf import duration_pb2
 
 from belljar.v1 import sandbox_pb2
 from belljar_client.errors import InvalidRequest, Violation
-from belljar_client.models import Artifact, ArtifactId, Limits
+from belljar_client.models import Artifact, ArtifactId, Limits, NetworkLimits
 
 T = TypeVar("T")
 EntryName = Literal["detect", "main_args", "main_named", "script"]
 DisconnectPolicyName = Literal["cancel", "continue"]
+NetworkModeName = Literal["none", "allowlist", "full"]
 
 _ENTRIES: dict[str, sandbox_pb2.Entry] = {
     "detect": sandbox_pb2.ENTRY_UNSPECIFIED,
@@ -33,6 +34,11 @@ _ENTRIES: dict[str, sandbox_pb2.Entry] = {
 _DISCONNECT_POLICIES: dict[str, sandbox_pb2.DisconnectPolicy] = {
     "cancel": sandbox_pb2.DISCONNECT_POLICY_CANCEL,
     "continue": sandbox_pb2.DISCONNECT_POLICY_CONTINUE,
+}
+_NETWORK_MODES: dict[str, sandbox_pb2.NetworkMode] = {
+    "none": sandbox_pb2.NETWORK_MODE_NONE,
+    "allowlist": sandbox_pb2.NETWORK_MODE_ALLOWLIST,
+    "full": sandbox_pb2.NETWORK_MODE_FULL,
 }
 
 
@@ -59,6 +65,11 @@ class Options(TypedDict, total=False):
     """Idempotency key: a second call with it sees the first execution. Lets a lost stream be picked up again."""
     disconnect_policy: DisconnectPolicyName
     """Whether the execution ends (`cancel`, the default) or goes on (`continue`) when this client goes away."""
+    network: NetworkModeName | None
+    """What the code may reach: nothing (`none`, the default), what `allow` names, or the public internet (`full`)."""
+    allow: Sequence[str]
+    """Rules such as `api.example.com`, `db.example.com:5432`, `*.example.org`; with them `network` is `allowlist`."""
+    network_limits: NetworkLimits | None
 
 
 def build_request(  # noqa: PLR0913 - the contract has as many fields
@@ -75,6 +86,9 @@ def build_request(  # noqa: PLR0913 - the contract has as many fields
     labels: Mapping[str, str] | None = None,
     request_id: str | None = None,
     disconnect_policy: DisconnectPolicyName = "cancel",
+    network: NetworkModeName | None = None,
+    allow: Sequence[str] = (),
+    network_limits: NetworkLimits | None = None,
 ) -> sandbox_pb2.ExecuteRequest:
     """The message for these options. Reads local files. Raises InvalidRequest, and OSError from reading."""
     request = sandbox_pb2.ExecuteRequest(
@@ -85,6 +99,7 @@ def build_request(  # noqa: PLR0913 - the contract has as many fields
         disconnect_policy=_choice("disconnect_policy", disconnect_policy, _DISCONNECT_POLICIES),
         request_id=_text("request_id", request_id or ""),
         limits=_limits(limits or Limits()),
+        network=_network(network or ("allowlist" if allow else "none"), allow, network_limits or NetworkLimits()),
     )
     for path, content in (files or {}).items():
         request.files.add(path=_text("files.path", path), content=_bytes(f"files[{path!r}]", content))
@@ -121,20 +136,34 @@ def _input_file(path: str, source: bytes | str | Path | ArtifactId | Artifact) -
     return message
 
 
+def _network(mode: NetworkModeName, allow: Sequence[str], limits: NetworkLimits) -> sandbox_pb2.Network | None:
+    chosen = _choice("network", mode, _NETWORK_MODES)
+    if isinstance(allow, str):
+        raise _refusal("allow", "must be a list of rules, got one text")
+    message = sandbox_pb2.Network(mode=chosen, allow=[_text("allow", rule) for rule in allow])
+    _fill("network.limits", message.limits, limits)
+    return message if message != sandbox_pb2.Network(mode=sandbox_pb2.NETWORK_MODE_NONE) else None
+
+
 def _limits(limits: Limits) -> sandbox_pb2.Limits:
     message = sandbox_pb2.Limits()
-    for field in fields(Limits):
+    _fill("limits", message, limits)
+    return message
+
+
+def _fill(where: str, message: sandbox_pb2.Limits | sandbox_pb2.NetworkLimits, limits: Limits | NetworkLimits) -> None:
+    """Puts the limits that are set into the message."""
+    for field in fields(limits):
         value = getattr(limits, field.name)
         if value is None:
             continue
         try:
-            if field.name in ("timeout", "cpu_time"):
+            if field.name in ("timeout", "cpu_time", "idle_timeout"):
                 getattr(message, field.name).CopyFrom(_duration(value))
             else:
                 setattr(message, field.name, value)
         except (TypeError, ValueError, OverflowError) as error:
-            raise _refusal(f"limits.{field.name}", f"{value!r} is not possible: {error}") from error
-    return message
+            raise _refusal(f"{where}.{field.name}", f"{value!r} is not possible: {error}") from error
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

@@ -28,6 +28,11 @@ _STREAMS = {
     sandbox_pb2.OUTPUT_STREAM_STDOUT: models.Stream.STDOUT,
     sandbox_pb2.OUTPUT_STREAM_STDERR: models.Stream.STDERR,
 }
+_NETWORK_MODES = {
+    sandbox_pb2.NETWORK_MODE_NONE: "none",
+    sandbox_pb2.NETWORK_MODE_ALLOWLIST: "allowlist",
+    sandbox_pb2.NETWORK_MODE_FULL: "full",
+}
 _ERROR_KINDS = {
     number: models.ErrorKind(name.removeprefix("ERROR_KIND_"))
     for name, number in sandbox_pb2.ErrorKind.items()
@@ -63,6 +68,7 @@ def runtimes_of(message: sandbox_pb2.ListRuntimesResponse) -> models.Runtimes:
         default_limits=_limits(message.default_limits),
         max_limits=_limits(message.max_limits),
         waived_limits=tuple(message.waived_limits),
+        network_modes=tuple(_NETWORK_MODES[mode] for mode in message.network_modes if mode in _NETWORK_MODES),
     )
 
 
@@ -80,6 +86,10 @@ def _ending(message: sandbox_pb2.Finished) -> dict[str, Any]:
         "warnings": tuple(message.warnings),
         "truncated": models.Truncated(
             truncated.stdout, truncated.stderr, truncated.stdout_dropped_bytes, truncated.stderr_dropped_bytes
+        ),
+        "denied_connections": tuple(
+            models.DeniedConnection(denied.host, denied.port, denied.reason, denied.rule, denied.count)
+            for denied in message.denied_connections
         ),
     }
 

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
 import grpc
 import structlog
@@ -21,12 +22,14 @@ from belljar_server.artifacts.s3 import S3Store
 from belljar_server.artifacts.spool import SpoolingStore
 from belljar_server.artifacts.urls import load_key
 from belljar_server.config import Settings
+from belljar_server.egress import build as egress
 from belljar_server.errors import HostNotReady
 from belljar_server.executor import Executor
 from belljar_server.log import configure as configure_log
 from belljar_server.metrics import Metrics
+from belljar_server.policy import NetworkSettings
 from belljar_server.readiness import Readiness
-from belljar_server.sandbox import instance
+from belljar_server.sandbox import MakeLink, instance
 from belljar_server.sandbox.pool import PoolSource, Starts
 from belljar_server.sandbox.runsc import Launcher, Runsc
 from belljar_server.sandbox.sandbox import ColdSource, Start, write_bundle
@@ -69,10 +72,14 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
         for environment in environments.values():
             stack.enter_context(images.in_use(environment.image))
 
+        # Networks: what the server allows of them, and the way out, which is tried before anybody needs it.
+        networks = NetworkSettings(egress.server_rules(settings.egress), settings.egress)
+        outside = egress.outside(settings.egress, networks.rules)
+
         # Sandboxes: a launcher that starts them, bundles for each environment, pools of waiting ones in front.
         launcher = await stack.enter_async_context(Launcher())
         runsc = Runsc(binary, here.runsc_root, settings.sandbox.platform)
-        starts = make_starts(environments, runsc, here, settings)
+        starts = make_starts(environments, runsc, here, settings, outside.gateway if outside else None)
         metrics = Metrics()
         sandboxes: ColdSource | PoolSource
         if settings.pool.max:
@@ -127,7 +134,7 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
             for name, pool in sandboxes.pools.items():
                 metrics.watch_pool(name, pool.count_waiting, pool.count_restoring)
         metrics.watch("belljar_ready", "1 when sandboxes can be started.", lambda: readiness.ready)
-        service = SandboxService(settings, executor, environments, metrics, waived)
+        service = SandboxService(settings, executor, environments, metrics, waived, networks)
         server, grpc_address = await start_grpc(settings, service, health_service)
 
         print(f"belljar: gRPC on {grpc_address}, HTTP on {http_address}", flush=True)  # noqa: T201  for who started it
@@ -163,22 +170,29 @@ def check_limits(missing: Mapping[str, str], settings: Settings) -> frozenset[st
 
 
 def make_starts(
-    environments: Mapping[str, Environment], runsc: Runsc, here: instance.Instance, settings: Settings
+    environments: Mapping[str, Environment],
+    runsc: Runsc,
+    here: instance.Instance,
+    settings: Settings,
+    make_link: MakeLink | None,
 ) -> dict[str, Starts]:
-    """How sandboxes of each runtime come to be, with their bundles on disk."""
+    """How sandboxes of each runtime come to be, with their bundles on disk; with network too if there can be links."""
+
+    def start(environment: Environment, kind: str) -> Start:
+        spec = oci_spec(environment, warm=kind == "warm")
+        bundle = write_bundle(here.bundle(f"{environment.key}-{kind}"), spec)
+        limits = settings.limits.default.as_limits()
+        return Start(environment, runsc, bundle, settings.execution.start_timeout, limits, make_link=make_link)
+
     starts = {}
-    for name, environment in environments.items():
-        cold, warm = (
-            Start(
-                environment,
-                runsc,
-                write_bundle(here.bundle(f"{name}-{kind}"), oci_spec(environment, warm=kind == "warm")),
-                settings.execution.start_timeout,
-                settings.limits.default.as_limits(),
+    for environment in environments.values():
+        warm = start(environment, "warm")
+        starts[environment.key] = Starts(start(environment, "cold"), warm)
+        if make_link:
+            linked = replace(environment, network=True)
+            starts[linked.key] = Starts(
+                start(linked, "cold"), warm, linked=start(linked, "warm"), floor=settings.egress.waiting
             )
-            for kind in ("cold", "warm")
-        )
-        starts[name] = Starts(cold, warm)
     return starts
 
 

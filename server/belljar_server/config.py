@@ -159,6 +159,69 @@ class Pool(_Section):
         return self
 
 
+class NetworkLimitSet(_Section):
+    """Values of all limits of traffic: counts, bytes, seconds. `NetworkLimits` in the contract says what each means."""
+
+    connections: Annotated[int, Field(ge=1)] = 256
+    connections_per_second: Annotated[int, Field(ge=1)] = 100
+    bytes_in: Annotated[int, Field(ge=0)] = GIB
+    bytes_out: Annotated[int, Field(ge=0)] = 256 * MIB
+    dns_queries: Annotated[int, Field(ge=0)] = 2000
+    idle_timeout: Annotated[float, Field(ge=1)] = 60.0
+
+    def as_limits(self) -> models.NetworkLimits:
+        """The same values as the type that the rest of the server uses."""
+        return models.NetworkLimits(**{f.name: getattr(self, f.name) for f in fields(models.NetworkLimits)})
+
+
+class MaxNetworkLimits(NetworkLimitSet):
+    """The ceilings: the highest value that a request may ask for."""
+
+    connections: Annotated[int, Field(ge=1)] = 1024
+    connections_per_second: Annotated[int, Field(ge=1)] = 1000
+    bytes_in: Annotated[int, Field(ge=0)] = 64 * GIB
+    bytes_out: Annotated[int, Field(ge=0)] = 64 * GIB
+    dns_queries: Annotated[int, Field(ge=0)] = 100_000
+    idle_timeout: Annotated[float, Field(ge=1)] = 3600.0
+
+
+class Egress(_Section):
+    """What code may reach over the network."""
+
+    modes: frozenset[Literal["none", "allowlist", "full"]] = frozenset({"none", "allowlist", "full"})
+    """Network modes that requests may ask for; `none` is always there."""
+    always_allow: tuple[str, ...] = ()
+    """Rules in force for every execution with ALLOWLIST, as in `network.allow`."""
+    deny: tuple[str, ...] = ()
+    """Names and networks that are never reached, whatever a request allows."""
+    max_rules: Annotated[int, Field(ge=0)] = 64
+    """Rules that one request may have."""
+    default: NetworkLimitSet = NetworkLimitSet()
+    """What an unset field of network.limits means."""
+    max: MaxNetworkLimits = MaxNetworkLimits()
+    """The highest value of each."""
+    trusted_upstream_cidrs: tuple[str, ...] = ()
+    """Networks that count as public though they are not."""
+    dns_servers: tuple[str, ...] = ()
+    """Addresses, with a port if not 53. Default: those of /etc/resolv.conf."""
+    upstream_proxy: str = ""
+    """`http://host:port` or `socks5://host:port`: a proxy that all connections go through."""
+    upstream_proxy_credentials_file: Path | None = None
+    """File with `user:password` for it."""
+    audit: bool = False
+    """A line in the log for each connection."""
+    waiting: Annotated[int, Field(ge=0)] = 1
+    """Sandboxes with network that wait for each runtime even when nobody came for long; beyond it pool.max counts."""
+
+    @model_validator(mode="after")
+    def _defaults_are_below_ceilings(self) -> Self:
+        for name in NetworkLimitSet.model_fields:
+            default, ceiling = getattr(self.default, name), getattr(self.max, name)
+            if default > ceiling:
+                raise ValueError(f"egress.default.{name} is {default}, above egress.max.{name}, which is {ceiling}")
+        return self
+
+
 class S3(_Section):
     """An S3 bucket for artifacts."""
 
@@ -224,6 +287,7 @@ class Settings(BaseSettings):
     execution: Execution = Execution()
     sandbox: Sandbox = Sandbox()
     pool: Pool = Pool()
+    egress: Egress = Egress()
     artifacts: Artifacts = Artifacts()
     log: Log = Log()
 

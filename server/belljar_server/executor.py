@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -239,7 +240,7 @@ class Executor:
                 async with run.stoppable():
                     run.queue_time = await held.enter_async_context(place)
                 execution.tell(PhaseChange(Phase.STARTING))
-                environment = self._environments[request.runtime]
+                environment = replace(self._environments[request.runtime], network=request.network is not None)
                 started = time.monotonic()
                 while True:
                     try:
@@ -291,6 +292,7 @@ class Executor:
         usage = finished.usage
         self._metrics.executions.labels(execution.request.runtime, finished.outcome.value, kind).inc()
         self._metrics.artifact_bytes.inc(usage.artifact_bytes)
+        self._metrics.account_network(finished)
         for stream, size in execution.written.items():
             self._metrics.output_bytes.labels(stream.value).inc(size)
         phases = {
@@ -327,6 +329,7 @@ class Executor:
             stderr_bytes=usage.stderr_bytes,
             artifacts=len(finished.artifacts),
             artifact_bytes=usage.artifact_bytes,
+            **_network_account(finished, execution),
             total_ms=round((time.monotonic() - execution.began) * 1000, 1),
             labels=dict(execution.request.labels) or None,
         )
@@ -335,6 +338,19 @@ class Executor:
 async def _close(run: Run) -> None:
     """Nobody waits for it but a server that stops, and that not for ever: the store may be down."""
     await asyncio.wait([asyncio.create_task(run.close())], timeout=STOP_SECONDS)
+
+
+def _network_account(finished: Finished, execution: Execution) -> dict[str, object]:
+    """What the log says of an execution's network; nothing of one that had none."""
+    if execution.request.network is None:
+        return {}
+    return {
+        "network": execution.request.network.mode.value,
+        "network_connections": finished.usage.network_connections,
+        "network_bytes_in": finished.usage.network_bytes_in,
+        "network_bytes_out": finished.usage.network_bytes_out,
+        "denied": sum(denied.count for denied in finished.denied_connections),
+    }
 
 
 async def _artifact(store: ArtifactStore, artifact_id: str) -> AsyncIterator[bytes]:

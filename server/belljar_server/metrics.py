@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from belljar_server.models import Finished
+
 PHASE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 
 
@@ -40,6 +42,19 @@ class Metrics:
             "belljar_sandbox_failures", "Sandboxes that did not start or died by themselves.", registry=self.registry
         )
 
+        self.network_bytes = Counter(
+            "belljar_network_bytes",
+            "Bytes that user code received (in) and sent (out).",
+            ["direction"],
+            registry=self.registry,
+        )
+        self.network_connections = Counter(
+            "belljar_network_connections", "Connections that user code made.", registry=self.registry
+        )
+        self.network_denied = Counter(
+            "belljar_network_denied", "Connections and names that user code was denied.", registry=self.registry
+        )
+
         self.pool_requests = Counter(
             "belljar_pool_requests",
             "Sandboxes asked for, by whether one was waiting (hit, miss).",
@@ -68,6 +83,13 @@ class Metrics:
         self._pool_restoring = Gauge(
             "belljar_pool_restoring", "Sandboxes that are being restored.", ["runtime"], registry=self.registry
         )
+
+    def account_network(self, finished: Finished) -> None:
+        """What one execution did over the network."""
+        self.network_bytes.labels("in").inc(finished.usage.network_bytes_in)
+        self.network_bytes.labels("out").inc(finished.usage.network_bytes_out)
+        self.network_connections.inc(finished.usage.network_connections)
+        self.network_denied.inc(sum(denied.count for denied in finished.denied_connections))
 
     def watch_pool(self, name: str, waiting: Callable[[], float], restoring: Callable[[], float]) -> None:
         """The gauges of one pool, read when somebody asks."""

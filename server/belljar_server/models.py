@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import ipaddress
 from dataclasses import dataclass, field
 
 HOME = "/home/user"
@@ -69,6 +70,7 @@ class ErrorKind(enum.Enum):
     SIGNALED = "SIGNALED"
     CANCELLED = "CANCELLED"
     SANDBOX_FAILED = "SANDBOX_FAILED"
+    NETWORK_DENIED = "NETWORK_DENIED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,80 @@ class Limits:
     result_bytes: int
     artifact_count: int
     artifact_bytes: int
+
+
+class NetworkMode(enum.Enum):
+    """What an execution may reach."""
+
+    NONE = "none"
+    """Nothing: there is no network."""
+    ALLOWLIST = "allowlist"
+    """What its rules name."""
+    FULL = "full"
+    """The public internet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One place that may be reached, or must not be. Made by `egress.rules.parse`; a name or a network, never both."""
+
+    text: str
+    """As it was written, for people."""
+    ports: frozenset[int] | None
+    """None: every port."""
+    name: str = ""
+    """Lower case, in ASCII, without the dot at the end."""
+    below: bool = False
+    """Whether it means what is below the name (`*.example.com`), and not the name itself."""
+    network: ipaddress.IPv4Network | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkLimits:
+    """Bounds of one execution's traffic, all of them set."""
+
+    connections: int
+    """Open at once."""
+    connections_per_second: int
+    bytes_in: int
+    """Received by the code."""
+    bytes_out: int
+    dns_queries: int
+    idle_timeout: float
+    """Seconds without a byte after which a connection is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What one execution may reach, and how much of it."""
+
+    mode: NetworkMode
+    limits: NetworkLimits
+    allow: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedConnection:
+    """Something that the code tried to reach and was not let."""
+
+    host: str
+    port: int
+    """0: the name was asked for and not resolved."""
+    reason: str
+    rule: str
+    """The rule that would have allowed it; empty when none can."""
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went over the network in one execution."""
+
+    connections: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    dns_queries: int = 0
+    denied: tuple[DeniedConnection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +197,8 @@ class ExecutionRequest:
     request_id: str = ""
     fingerprint: bytes = b""
     disconnect_policy: DisconnectPolicy = DisconnectPolicy.CANCEL
+    network: Network | None = None
+    """None: no network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +249,9 @@ class Usage:
     stderr_bytes: int = 0
     input_bytes: int = 0
     artifact_bytes: int = 0
+    network_bytes_in: int = 0
+    network_bytes_out: int = 0
+    network_connections: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +292,7 @@ class Finished:
     warnings: tuple[str, ...] = ()
     stdout_dropped_bytes: int = 0
     stderr_dropped_bytes: int = 0
+    denied_connections: tuple[DeniedConnection, ...] = ()
 
 
 Happening = Started | PhaseChange | Output | Finished

@@ -12,9 +12,20 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 
-from belljar_server.config import LimitSettings
+from belljar_server.config import Egress, LimitSettings
+from belljar_server.egress import rules
 from belljar_server.errors import InvalidRequest, Violation
-from belljar_server.models import DisconnectPolicy, Entry, ExecutionRequest, InputFile, Limits, SourceFile
+from belljar_server.models import (
+    DisconnectPolicy,
+    Entry,
+    ExecutionRequest,
+    InputFile,
+    Limits,
+    Network,
+    NetworkLimits,
+    NetworkMode,
+    SourceFile,
+)
 
 MAX_CODE_BYTES = 4 << 20
 MAX_INPUTS_BYTES = 16 << 20
@@ -75,10 +86,21 @@ class Draft:
     request_id: str = ""
     fingerprint: bytes = b""
     disconnect_policy: DisconnectPolicy | None = DisconnectPolicy.CANCEL
+    network_mode: NetworkMode | None = NetworkMode.NONE
+    allow: tuple[str, ...] = ()
+    network_limits: dict[str, float | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """What the server allows of networks: its rules, parsed, and the limits of traffic."""
+
+    rules: rules.ServerRules = field(default_factory=rules.ServerRules)
+    limits: Egress = field(default_factory=Egress)
 
 
 def judge(  # noqa: C901  one question after the other
-    draft: Draft, settings: LimitSettings, runtimes: Iterable[str]
+    draft: Draft, settings: LimitSettings, runtimes: Iterable[str], networks: NetworkSettings | None = None
 ) -> ExecutionRequest:
     """The validated request with effective limits. Raises InvalidRequest with everything that is wrong."""
     wrong: list[Violation] = [*draft.wrong]
@@ -108,6 +130,7 @@ def judge(  # noqa: C901  one question after the other
     _judge_env(draft.env, refuse)
     _judge_labels(draft.labels, refuse)
     limits = _judge_limits(draft.limits, settings, refuse)
+    network = _judge_network(draft, networks or NetworkSettings(), refuse)
     size = sum(len(file.content) for file in draft.files) + sum(len(file.content or b"") for file in draft.input_files)
     if limits and size > limits.disk_bytes:
         refuse(
@@ -129,6 +152,7 @@ def judge(  # noqa: C901  one question after the other
         request_id=draft.request_id,
         fingerprint=draft.fingerprint,
         disconnect_policy=draft.disconnect_policy,
+        network=network,
     )
 
 
@@ -168,6 +192,54 @@ def _judge_limits(asked: dict[str, float | int], settings: LimitSettings, refuse
         # Somewhat more than the cores can give in that time: code that is busy all the time meets the wall time first.
         values["cpu_time"] = min(values["timeout"] * max(1.0, values["cpus"]) + CPU_TIME_MARGIN, settings.max.cpu_time)
     return Limits(**values)  # type: ignore[arg-type]  # each field's type is that of its default
+
+
+NETWORK_FLOORS = NetworkLimits(
+    connections=1, connections_per_second=1, bytes_in=0, bytes_out=0, dns_queries=0, idle_timeout=1.0
+)
+
+
+def _judge_network(draft: Draft, settings: NetworkSettings, refuse: Refuse) -> Network | None:
+    """What the execution may reach; None for nothing."""
+    server = settings.rules
+    mode = draft.network_mode
+    if mode is None:
+        refuse("network.mode", "is not a value of NetworkMode")
+        return None
+    if mode is not NetworkMode.NONE and mode not in server.modes:
+        allowed = ", ".join(each.name for each in NetworkMode if each in server.modes or each is NetworkMode.NONE)
+        refuse("network.mode", f"is {mode.name}; this server allows {allowed}")
+    if draft.allow and mode is not NetworkMode.ALLOWLIST:
+        refuse("network.allow", f"has rules, but network.mode is {mode.name}; they are for ALLOWLIST")
+    if len(draft.allow) > server.max_rules:
+        refuse("network.allow", f"has {len(draft.allow)} rules; at most {server.max_rules} are allowed")
+        return None
+    allow = []
+    for index, text in enumerate(draft.allow):
+        try:
+            rule = rules.parse(text, server.trusted)
+        except rules.WrongRule as error:
+            refuse(f"network.allow[{index}]", f"{shown(text)} {error}")
+            continue
+        denied = rules.denied_by(rule, server.deny)
+        if denied:
+            refuse(f"network.allow[{index}]", f"{shown(text)} is denied by this server's rule {shown(denied.text)}")
+        allow.append(rule)
+    limits = _judge_network_limits(draft.network_limits, settings.limits, refuse)
+    return Network(mode, limits, tuple(allow)) if mode is not NetworkMode.NONE else None
+
+
+def _judge_network_limits(asked: dict[str, float | int], settings: Egress, refuse: Refuse) -> NetworkLimits:
+    values: dict[str, float | int] = {}
+    for spec in fields(NetworkLimits):
+        name = spec.name
+        floor, ceiling = getattr(NETWORK_FLOORS, name), getattr(settings.max, name)
+        value = values[name] = asked.get(name, getattr(settings.default, name))
+        if name in asked and not (math.isfinite(value) and floor <= value <= ceiling):
+            what = "seconds" if name == "idle_timeout" else "bytes" if name.startswith("bytes_") else ""
+            words = f"is {exactly(value)}; {exactly(floor)} to {exactly(ceiling)} {what} are allowed"
+            refuse(f"network.limits.{name}", words.replace("  ", " "))
+    return NetworkLimits(**values)  # type: ignore[arg-type]  # each field's type is that of its default
 
 
 def exactly(value: float) -> str:

@@ -136,6 +136,8 @@ class Run:
             sources=request.files,
             files=self._files,
             limits=request.limits,
+            network=request.network,
+            execution_id=self.execution.id,
         )
 
     def on_prepared(self) -> None:
@@ -245,6 +247,7 @@ class Run:
             warnings=(*self.warnings, *self._collector.warnings),
             stdout_dropped_bytes=self.execution.dropped[Stream.STDOUT],
             stderr_dropped_bytes=self.execution.dropped[Stream.STDERR],
+            denied_connections=self._ending.traffic.denied if self._ending else (),
         )
 
     def usage(self) -> Usage:
@@ -263,6 +266,9 @@ class Run:
             stderr_bytes=self.execution.written[Stream.STDERR],
             input_bytes=len(request.code.encode()) + len(request.inputs_json.encode()) + sources,
             artifact_bytes=sum(artifact.size_bytes for artifact in self._collector.artifacts),
+            network_bytes_in=ending.traffic.bytes_in,
+            network_bytes_out=ending.traffic.bytes_out,
+            network_connections=ending.traffic.connections,
         )
 
 

@@ -49,8 +49,14 @@ DISCONNECT_POLICIES = {
     pb.DISCONNECT_POLICY_CONTINUE: models.DisconnectPolicy.CONTINUE,
 }
 Context = grpc.aio.ServicerContext[Any, Any]
-DURATIONS = ("timeout", "cpu_time")
+DURATIONS = ("timeout", "cpu_time", "idle_timeout")
 LIMIT_FIELDS = tuple(field.name for field in pb.Limits.DESCRIPTOR.fields)
+NETWORK_MODES = {
+    pb.NETWORK_MODE_UNSPECIFIED: models.NetworkMode.NONE,
+    pb.NETWORK_MODE_NONE: models.NetworkMode.NONE,
+    pb.NETWORK_MODE_ALLOWLIST: models.NetworkMode.ALLOWLIST,
+    pb.NETWORK_MODE_FULL: models.NetworkMode.FULL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,9 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
         environments: Mapping[str, Environment],
         metrics: Metrics,
         waived: frozenset[str],
+        networks: policy.NetworkSettings,
     ) -> None:
+        self._networks = networks
         self._settings = settings
         self._executor = executor
         self._environments = environments
@@ -92,7 +100,7 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
         try:
             if isinstance(request, Undecodable):
                 raise InvalidRequest(Violation("request", f"is no ExecuteRequest: {request.problem}"))
-            accepted = policy.judge(to_draft(request), self._settings.limits, self._environments)
+            accepted = policy.judge(to_draft(request), self._settings.limits, self._environments, self._networks)
             execution = await self._executor.submit(accepted)
         except BelljarError as error:
             await self._abort(context, error)
@@ -149,6 +157,11 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
             default_limits=to_limits(limits.default.as_limits()),
             max_limits=to_limits(limits.max.as_limits()),
             waived_limits=sorted(self._waived),
+            network_modes=sorted(
+                number for number, mode in NETWORK_MODES.items() if number and mode in self._networks.rules.modes
+            ),
+            default_network_limits=to_network_limits(self._networks.limits.default.as_limits()),
+            max_network_limits=to_network_limits(self._networks.limits.max.as_limits()),
         )
 
     async def _abort(self, context: Context, error: BelljarError) -> NoReturn:
@@ -176,19 +189,9 @@ def add_to(server: grpc.aio.Server, service: SandboxService, name: str) -> None:
 
 def to_draft(request: pb.ExecuteRequest) -> policy.Draft:
     """What was asked, in the server's own types; nothing is judged yet."""
-    limits: dict[str, float | int] = {}
     wrong: list[Violation] = []
-    for name in LIMIT_FIELDS:
-        if not request.limits.HasField(name):
-            continue
-        value = getattr(request.limits, name)
-        if name not in DURATIONS:
-            limits[name] = value
-        elif is_valid(value):
-            limits[name] = value.seconds + value.nanos / 1e9
-        else:
-            problem = f"is {value.seconds} s and {value.nanos} ns, which is no valid google.protobuf.Duration"
-            wrong.append(Violation(f"limits.{name}", problem))
+    limits = take_limits("limits", request.limits, wrong)
+    network_limits = take_limits("network.limits", request.network.limits, wrong)
     return policy.Draft(
         runtime=request.runtime,
         code=request.code,
@@ -212,7 +215,24 @@ def to_draft(request: pb.ExecuteRequest) -> policy.Draft:
         if request.request_id
         else b"",
         disconnect_policy=DISCONNECT_POLICIES.get(request.disconnect_policy),
+        network_mode=NETWORK_MODES.get(request.network.mode),
+        allow=tuple(request.network.allow),
+        network_limits=network_limits,
     )
+
+
+def take_limits(where: str, message: pb.Limits | pb.NetworkLimits, wrong: list[Violation]) -> dict[str, float | int]:
+    """The limits that are set in a message; what cannot be a limit goes to `wrong`."""
+    limits: dict[str, float | int] = {}
+    for field, value in message.ListFields():
+        if field.name not in DURATIONS:
+            limits[field.name] = value
+        elif is_valid(value):
+            limits[field.name] = value.seconds + value.nanos / 1e9
+        else:
+            problem = f"is {value.seconds} s and {value.nanos} ns, which is no valid google.protobuf.Duration"
+            wrong.append(Violation(f"{where}.{field.name}", problem))
+    return limits
 
 
 def is_valid(duration: Duration) -> bool:
@@ -271,6 +291,9 @@ def to_finished(finished: models.Finished) -> pb.Finished:
             stderr_bytes=usage.stderr_bytes,
             input_bytes=usage.input_bytes,
             artifact_bytes=usage.artifact_bytes,
+            network_bytes_in=usage.network_bytes_in,
+            network_bytes_out=usage.network_bytes_out,
+            network_connections=usage.network_connections,
         ),
         warnings=finished.warnings,
         truncated=pb.Truncated(
@@ -279,6 +302,10 @@ def to_finished(finished: models.Finished) -> pb.Finished:
             stdout_dropped_bytes=finished.stdout_dropped_bytes,
             stderr_dropped_bytes=finished.stderr_dropped_bytes,
         ),
+        denied_connections=[
+            pb.DeniedConnection(host=d.host, port=d.port, reason=d.reason, rule=d.rule, count=d.count)
+            for d in finished.denied_connections
+        ],
     )
 
 
@@ -307,6 +334,18 @@ def to_limits(limits: models.Limits) -> pb.Limits:
         else:
             setattr(message, name, value)
     return message
+
+
+def to_network_limits(limits: models.NetworkLimits) -> pb.NetworkLimits:
+    """Limits of traffic as the contract has them."""
+    return pb.NetworkLimits(
+        connections=limits.connections,
+        connections_per_second=limits.connections_per_second,
+        bytes_in=limits.bytes_in,
+        bytes_out=limits.bytes_out,
+        dns_queries=limits.dns_queries,
+        idle_timeout=to_duration(limits.idle_timeout),
+    )
 
 
 def to_duration(seconds: float) -> Duration:

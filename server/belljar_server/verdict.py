@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from dataclasses import dataclass, replace
 
-from belljar_server.models import ErrorKind, Failure, Limits, Outcome
+from belljar_server.models import DeniedConnection, ErrorKind, Failure, Limits, Outcome
 from belljar_server.sandbox import Ending, Stop
 
 REPORTED_KINDS = frozenset(
@@ -28,6 +29,12 @@ MAX_TRACEBACK = 64 * 1024
 MAX_HINT = 1024
 MAX_NAME = 1024
 LEFT_EARLY = "the code ended its process itself, with exit code 0, before it gave a result"
+NETWORK_WORDS = re.compile(
+    r"gaierror|ConnectionResetError|ConnectionRefusedError|BrokenPipeError|RemoteDisconnected|RemoteProtocolError"
+    r"|Connection reset by peer|ConnectError|ReadError|access.denied|Blocked by Belljar|Blocked By Network Policy"
+    r"|ECONNRESET|ECONNREFUSED|ENOTFOUND|EPIPE|EAI_AGAIN|fetch failed|socket hang up|other side closed"
+)
+"""What exceptions say whose cause is a name that does not exist or a connection that was cut."""
 TASKS_NEAR_LIMIT = 8
 """So few tasks below the limit still count as at it: some end between the failure and the count."""
 
@@ -57,11 +64,28 @@ def judge(ending: Ending, limits: Limits, main_file: str) -> Verdict:
     code = os.waitstatus_to_exitcode(ending.wait_status)
     failure = _reported_failure(ending, limits, main_file)
     if failure:
-        return Verdict(Outcome.FAILED, code or 1, failure=failure)
+        return Verdict(Outcome.FAILED, code or 1, failure=_blame_network(failure, ending.traffic.denied))
     if code == 0:
         return Verdict(Outcome.SUCCEEDED)
     message = f"the process exited with code {code}"
     return Verdict(Outcome.FAILED, code, failure=Failure(ErrorKind.EXITED, message))
+
+
+def _blame_network(failure: Failure, denied: tuple[DeniedConnection, ...]) -> Failure:
+    """An exception that tells of a host that was denied, or of the network after something was: NETWORK_DENIED.
+
+    That something was denied is the proxy's own record; only whether the code failed by it is read from its words.
+    """
+    said = f"{failure.message}\n{failure.traceback}"
+    if failure.kind is not ErrorKind.EXCEPTION or not denied:
+        return failure
+    named = [each for each in denied if each.host and re.search(rf"(?<![\w.-]){re.escape(each.host)}(?![\w-])", said)]
+    if not named and not NETWORK_WORDS.search(said):
+        return failure
+    culprit = (named or denied)[-1]
+    where = f"{culprit.host}:{culprit.port}" if culprit.port else culprit.host or "The network"
+    remedy = f' Add "{culprit.rule}" to network.allow.' if culprit.rule else ""
+    return replace(failure, kind=ErrorKind.NETWORK_DENIED, hint=f"{where} was denied: {culprit.reason}.{remedy}")
 
 
 def _stopped(ending: Ending, limits: Limits) -> Verdict | None:

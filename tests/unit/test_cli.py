@@ -165,6 +165,7 @@ def test_json_has_everything_and_loses_no_digit(belljar: Run, service: FakeSandb
         "usage",
         "warnings",
         "truncated",
+        "denied_connections",
     }
     assert (shown["outcome"], shown["artifacts"][0]["name"], shown["warnings"]) == ("succeeded", "x.csv", ["w"])
     assert "log\n" in err

@@ -59,6 +59,7 @@ examples:
   belljar run chart.py --file data.csv --file x.csv=y.csv        files for /home/user, one by another name
   belljar run app.ts --source lib.ts --timeout 5s --memory 256M  another source to import from, limits
   echo 'print(6 * 7)' | belljar run - --runtime python           code from stdin
+  belljar run fetch.py --allow api.example.com                   a host that it may reach; --network full: all
   belljar run job.py --json | jq .usage                          everything as one JSON object
 
 exit codes (the code's own exit code is in --json and in the message, never passed on):
@@ -127,6 +128,20 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         choices=["detect", "main_args", "main_named", "script"],
         default="detect",
         help="how the code takes inputs (default: detect)",
+    )
+
+    reach = run.add_argument_group("what the code may reach (default: nothing)")
+    reach.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="example.com (ports 443 and 80), example.com:5432, *.example.com, 203.0.113.0/24:443, example.com:*",
+    )
+    reach.add_argument(
+        "--network",
+        choices=["none", "allowlist", "full"],
+        help="full: the public internet (default: allowlist with --allow, else none)",
     )
 
     limits = run.add_argument_group("limits (default: the server's, see `belljar runtimes`)")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from belljar_client.models import Artifact, ExecutionError, Result, Runtimes
+from belljar_client.models import Artifact, DeniedConnection, ExecutionError, Result, Runtimes
 
 _LONGEST_PREVIEW = 200
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -74,6 +74,14 @@ def warn(result: Result) -> None:
             note(f"warning: {stream} is not complete: {size(dropped)} were dropped")
 
 
+def list_denied(denied: DeniedConnection) -> None:
+    """Prints what the code was not let reach, and how it would be."""
+    what = f"{denied.host}:{denied.port}" if denied.port else denied.host or "network"
+    times = f" ({denied.count} times)" if denied.count > 1 else ""
+    remedy = f"; --allow {denied.rule}" if denied.rule else ""
+    note(printable(f"denied: {what}{times}: {denied.reason}{remedy}"))
+
+
 def list_artifact(artifact: Artifact) -> None:
     """Prints an artifact's name, size, type and URL."""
     name = printable(artifact.name).replace("\n", "\\n")
@@ -94,6 +102,7 @@ def as_json(result: Result, saved: Mapping[str, Path]) -> str:
         "usage": _dump(result.usage),
         "warnings": json.dumps(result.warnings),
         "truncated": _dump(result.truncated),
+        "denied_connections": json.dumps([dataclasses.asdict(denied) for denied in result.denied_connections]),
     }
     return "{" + ", ".join(f'"{name}": {value}' for name, value in members.items()) + "}"
 

@@ -51,6 +51,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         labels=dict(arguments.label),
         limits=limits_of(arguments),
         request_id=arguments.request_id,
+        network=arguments.network,
+        allow=arguments.allow,
     )
 
 
@@ -76,6 +78,8 @@ def _watch(client: Client, code: str, options: Options, *, moved: bool) -> Resul
 
 def _report(result: Result, local_files: dict[str, str], *, quiet: bool) -> None:
     report.warn(result)
+    for denied in result.denied_connections:
+        report.list_denied(denied)
     if result.error is not None:
         report.explain(result.error, local_files, result.exit_code)
     if quiet:

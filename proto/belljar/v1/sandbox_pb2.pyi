@@ -61,6 +61,14 @@ class ErrorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_KIND_SIGNALED: _ClassVar[ErrorKind]
     ERROR_KIND_CANCELLED: _ClassVar[ErrorKind]
     ERROR_KIND_SANDBOX_FAILED: _ClassVar[ErrorKind]
+    ERROR_KIND_NETWORK_DENIED: _ClassVar[ErrorKind]
+
+class NetworkMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NETWORK_MODE_UNSPECIFIED: _ClassVar[NetworkMode]
+    NETWORK_MODE_NONE: _ClassVar[NetworkMode]
+    NETWORK_MODE_ALLOWLIST: _ClassVar[NetworkMode]
+    NETWORK_MODE_FULL: _ClassVar[NetworkMode]
 
 class ArtifactState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -100,12 +108,17 @@ ERROR_KIND_EXITED: ErrorKind
 ERROR_KIND_SIGNALED: ErrorKind
 ERROR_KIND_CANCELLED: ErrorKind
 ERROR_KIND_SANDBOX_FAILED: ErrorKind
+ERROR_KIND_NETWORK_DENIED: ErrorKind
+NETWORK_MODE_UNSPECIFIED: NetworkMode
+NETWORK_MODE_NONE: NetworkMode
+NETWORK_MODE_ALLOWLIST: NetworkMode
+NETWORK_MODE_FULL: NetworkMode
 ARTIFACT_STATE_UNSPECIFIED: ArtifactState
 ARTIFACT_STATE_AVAILABLE: ArtifactState
 ARTIFACT_STATE_PENDING: ArtifactState
 
 class ExecuteRequest(_message.Message):
-    __slots__ = ("request_id", "runtime", "code", "files", "inputs_json", "entry", "input_files", "env", "limits", "labels", "disconnect_policy")
+    __slots__ = ("request_id", "runtime", "code", "files", "inputs_json", "entry", "input_files", "env", "limits", "labels", "disconnect_policy", "network")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +144,7 @@ class ExecuteRequest(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     DISCONNECT_POLICY_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     runtime: str
     code: str
@@ -142,7 +156,34 @@ class ExecuteRequest(_message.Message):
     limits: Limits
     labels: _containers.ScalarMap[str, str]
     disconnect_policy: DisconnectPolicy
-    def __init__(self, request_id: _Optional[str] = ..., runtime: _Optional[str] = ..., code: _Optional[str] = ..., files: _Optional[_Iterable[_Union[SourceFile, _Mapping]]] = ..., inputs_json: _Optional[str] = ..., entry: _Optional[_Union[Entry, str]] = ..., input_files: _Optional[_Iterable[_Union[InputFile, _Mapping]]] = ..., env: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., disconnect_policy: _Optional[_Union[DisconnectPolicy, str]] = ...) -> None: ...
+    network: Network
+    def __init__(self, request_id: _Optional[str] = ..., runtime: _Optional[str] = ..., code: _Optional[str] = ..., files: _Optional[_Iterable[_Union[SourceFile, _Mapping]]] = ..., inputs_json: _Optional[str] = ..., entry: _Optional[_Union[Entry, str]] = ..., input_files: _Optional[_Iterable[_Union[InputFile, _Mapping]]] = ..., env: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., disconnect_policy: _Optional[_Union[DisconnectPolicy, str]] = ..., network: _Optional[_Union[Network, _Mapping]] = ...) -> None: ...
+
+class Network(_message.Message):
+    __slots__ = ("mode", "allow", "limits")
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    mode: NetworkMode
+    allow: _containers.RepeatedScalarFieldContainer[str]
+    limits: NetworkLimits
+    def __init__(self, mode: _Optional[_Union[NetworkMode, str]] = ..., allow: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[NetworkLimits, _Mapping]] = ...) -> None: ...
+
+class NetworkLimits(_message.Message):
+    __slots__ = ("connections", "connections_per_second", "bytes_in", "bytes_out", "dns_queries", "idle_timeout")
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    BYTES_IN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
+    DNS_QUERIES_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    connections: int
+    connections_per_second: int
+    bytes_in: int
+    bytes_out: int
+    dns_queries: int
+    idle_timeout: _duration_pb2.Duration
+    def __init__(self, connections: _Optional[int] = ..., connections_per_second: _Optional[int] = ..., bytes_in: _Optional[int] = ..., bytes_out: _Optional[int] = ..., dns_queries: _Optional[int] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class SourceFile(_message.Message):
     __slots__ = ("path", "content")
@@ -229,7 +270,7 @@ class Output(_message.Message):
     def __init__(self, stream: _Optional[_Union[OutputStream, str]] = ..., content: _Optional[bytes] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("outcome", "exit_code", "signal", "result_json", "error", "artifacts", "result_artifact", "usage", "warnings", "truncated")
+    __slots__ = ("outcome", "exit_code", "signal", "result_json", "error", "artifacts", "result_artifact", "usage", "warnings", "truncated", "denied_connections")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_FIELD_NUMBER: _ClassVar[int]
@@ -240,6 +281,7 @@ class Finished(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    DENIED_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     outcome: Outcome
     exit_code: int
     signal: int
@@ -250,7 +292,22 @@ class Finished(_message.Message):
     usage: Usage
     warnings: _containers.RepeatedScalarFieldContainer[str]
     truncated: Truncated
-    def __init__(self, outcome: _Optional[_Union[Outcome, str]] = ..., exit_code: _Optional[int] = ..., signal: _Optional[int] = ..., result_json: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., result_artifact: _Optional[_Union[Artifact, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., truncated: _Optional[_Union[Truncated, _Mapping]] = ...) -> None: ...
+    denied_connections: _containers.RepeatedCompositeFieldContainer[DeniedConnection]
+    def __init__(self, outcome: _Optional[_Union[Outcome, str]] = ..., exit_code: _Optional[int] = ..., signal: _Optional[int] = ..., result_json: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., result_artifact: _Optional[_Union[Artifact, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., truncated: _Optional[_Union[Truncated, _Mapping]] = ..., denied_connections: _Optional[_Iterable[_Union[DeniedConnection, _Mapping]]] = ...) -> None: ...
+
+class DeniedConnection(_message.Message):
+    __slots__ = ("host", "port", "reason", "rule", "count")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    port: int
+    reason: str
+    rule: str
+    count: int
+    def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., reason: _Optional[str] = ..., rule: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("kind", "message", "traceback", "file", "line", "column", "hint")
@@ -291,7 +348,7 @@ class Artifact(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., download_url: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[ArtifactState, str]] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("queue_time", "start_time", "run_time", "collect_time", "cpu_time", "peak_memory_bytes", "stdout_bytes", "stderr_bytes", "input_bytes", "artifact_bytes")
+    __slots__ = ("queue_time", "start_time", "run_time", "collect_time", "cpu_time", "peak_memory_bytes", "stdout_bytes", "stderr_bytes", "input_bytes", "artifact_bytes", "network_bytes_in", "network_bytes_out", "network_connections")
     QUEUE_TIME_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     RUN_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -302,6 +359,9 @@ class Usage(_message.Message):
     STDERR_BYTES_FIELD_NUMBER: _ClassVar[int]
     INPUT_BYTES_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_BYTES_IN_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     queue_time: _duration_pb2.Duration
     start_time: _duration_pb2.Duration
     run_time: _duration_pb2.Duration
@@ -312,7 +372,10 @@ class Usage(_message.Message):
     stderr_bytes: int
     input_bytes: int
     artifact_bytes: int
-    def __init__(self, queue_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., start_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., run_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., collect_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., peak_memory_bytes: _Optional[int] = ..., stdout_bytes: _Optional[int] = ..., stderr_bytes: _Optional[int] = ..., input_bytes: _Optional[int] = ..., artifact_bytes: _Optional[int] = ...) -> None: ...
+    network_bytes_in: int
+    network_bytes_out: int
+    network_connections: int
+    def __init__(self, queue_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., start_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., run_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., collect_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., peak_memory_bytes: _Optional[int] = ..., stdout_bytes: _Optional[int] = ..., stderr_bytes: _Optional[int] = ..., input_bytes: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., network_bytes_in: _Optional[int] = ..., network_bytes_out: _Optional[int] = ..., network_connections: _Optional[int] = ...) -> None: ...
 
 class Truncated(_message.Message):
     __slots__ = ("stdout", "stderr", "stdout_dropped_bytes", "stderr_dropped_bytes")
@@ -331,16 +394,22 @@ class ListRuntimesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ListRuntimesResponse(_message.Message):
-    __slots__ = ("runtimes", "default_limits", "max_limits", "waived_limits")
+    __slots__ = ("runtimes", "default_limits", "max_limits", "waived_limits", "network_modes", "default_network_limits", "max_network_limits")
     RUNTIMES_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_LIMITS_FIELD_NUMBER: _ClassVar[int]
     MAX_LIMITS_FIELD_NUMBER: _ClassVar[int]
     WAIVED_LIMITS_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_MODES_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_NETWORK_LIMITS_FIELD_NUMBER: _ClassVar[int]
+    MAX_NETWORK_LIMITS_FIELD_NUMBER: _ClassVar[int]
     runtimes: _containers.RepeatedCompositeFieldContainer[Runtime]
     default_limits: Limits
     max_limits: Limits
     waived_limits: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, runtimes: _Optional[_Iterable[_Union[Runtime, _Mapping]]] = ..., default_limits: _Optional[_Union[Limits, _Mapping]] = ..., max_limits: _Optional[_Union[Limits, _Mapping]] = ..., waived_limits: _Optional[_Iterable[str]] = ...) -> None: ...
+    network_modes: _containers.RepeatedScalarFieldContainer[NetworkMode]
+    default_network_limits: NetworkLimits
+    max_network_limits: NetworkLimits
+    def __init__(self, runtimes: _Optional[_Iterable[_Union[Runtime, _Mapping]]] = ..., default_limits: _Optional[_Union[Limits, _Mapping]] = ..., max_limits: _Optional[_Union[Limits, _Mapping]] = ..., waived_limits: _Optional[_Iterable[str]] = ..., network_modes: _Optional[_Iterable[_Union[NetworkMode, str]]] = ..., default_network_limits: _Optional[_Union[NetworkLimits, _Mapping]] = ..., max_network_limits: _Optional[_Union[NetworkLimits, _Mapping]] = ...) -> None: ...
 
 class Runtime(_message.Message):
     __slots__ = ("name", "version", "main_file", "image_digest")

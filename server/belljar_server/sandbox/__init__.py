@@ -6,12 +6,12 @@ Everything above this package sees these types only. `sandbox.RunscSandbox` is t
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from belljar_server.models import Limits, SourceFile, Stream
+from belljar_server.models import Limits, Network, SourceFile, Stream, Traffic
 from belljar_server.sandbox.spec import Environment
 
 
@@ -46,6 +46,10 @@ class Job:
     sources: tuple[SourceFile, ...]
     files: tuple[JobFile, ...]
     limits: Limits
+    network: Network | None = None
+    """What it may reach; None for a sandbox without network."""
+    execution_id: str = ""
+    """For the log of its connections."""
 
 
 class Listener(Protocol):
@@ -106,6 +110,28 @@ class Ending:
     collect_time: float = 0.0
     cpu_time: float = 0.0
     peak_memory_bytes: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
+
+
+class Link(Protocol):
+    """The network of one sandbox, seen from its side."""
+
+    @property
+    def namespace(self) -> int:
+        """The network namespace that the sandbox lives in, as an open file."""
+
+    def open(self, network: Network, execution_id: str) -> None:
+        """Lets through what one execution may reach."""
+
+    def shut(self) -> Traffic:
+        """Lets nothing through any more, and tells what did. Safe to call twice, and before `open`."""
+
+    def close(self) -> None:
+        """Leaves nothing of it. Safe to call twice."""
+
+
+MakeLink = Callable[[], Awaitable[Link]]
+"""Makes a fresh link. Raises SandboxFailed."""
 
 
 class Sandbox(Protocol):

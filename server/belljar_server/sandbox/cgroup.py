@@ -208,7 +208,7 @@ class Group:
         for directory, version in self._directories:
             if version == 2 and write_if_there(directory / "cgroup.kill", "1"):
                 return
-        for pid in self._pids():
+        for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -216,13 +216,13 @@ class Group:
         """Kills what is inside and removes the directories; returns when they are gone."""
         pause = 0.001
         for attempt in range(2000):
-            if attempt == 0 or self._pids():
+            if attempt == 0 or self.pids():
                 self.kill()
             if self._remove():
                 return
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.02)
-        raise SandboxFailed(f"cgroup {self._directories[0][0]} cannot be removed: processes {self._pids()} do not die")
+        raise SandboxFailed(f"cgroup {self._directories[0][0]} cannot be removed: processes {self.pids()} do not die")
 
     def _remove(self) -> bool:
         while self._directories:
@@ -238,7 +238,8 @@ class Group:
             self._directories.pop()
         return True
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """Its processes; none where there is no cgroup."""
         if not self._directories:
             return []
         with contextlib.suppress(OSError):

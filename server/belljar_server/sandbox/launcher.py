@@ -1,13 +1,14 @@
 """A small process beside the server that starts runsc; run as a script, standard library only.
 
 The server has threads (gRPC), so it must not fork and run code before exec. This process has one thread, so in its
-children it can do what must happen before runsc runs: join the sandbox's cgroups (whatever runsc starts is then
-inside from its first instruction), ask the kernel to kill it when this process dies, and make it the first victim of
-the out-of-memory killer.
+children it can do what must happen before runsc runs: join the sandbox's cgroups and network namespace (whatever runsc
+starts is then inside from its first instruction), ask the kernel to kill it when this process dies, and make it the
+first victim of the out-of-memory killer.
 
 It speaks JSON packets on a SOCK_SEQPACKET socket, fd 0: `{"id", "argv", "cgroups"}` with three file descriptors for
-stdin, stdout and stderr comes in; `{"id", "pid"}` or `{"id", "error"}`, and later `{"id", "status"}` go out. When the
-server dies the socket ends, this process with it, and the kernel kills every runsc.
+stdin, stdout and stderr, and a fourth for the network namespace if it has one, comes in; `{"id", "pid"}` or `{"id",
+"error"}`, and later `{"id", "status"}` go out. When the server dies the socket ends, this process with it, and the
+kernel kills every runsc.
 """
 
 import ctypes
@@ -20,6 +21,7 @@ import sys
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+CLONE_NEWNET = 0x40000000
 LARGEST_PACKET = 64 * 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,7 +44,9 @@ def start(request: dict[str, Any], fds: list[int]) -> int:
 def become_runsc(request: dict[str, Any], fds: list[int], parent: int) -> None:
     """In the child: everything that must hold before runsc's first instruction. Raises OSError."""
     os.setsid()
-    for target, fd in enumerate(fds):
+    if len(fds) > 3 and _libc.setns(fds[3], CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns", "network namespace")
+    for target, fd in enumerate(fds[:3]):
         os.dup2(fd, target)
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -87,7 +91,7 @@ def main() -> None:  # noqa: C901  one loop
                     break
                 tell({"id": running.pop(pid), "status": status})
         if server.fileno() in ready:
-            packet, fds, _, _ = socket.recv_fds(server, LARGEST_PACKET, 3)
+            packet, fds, _, _ = socket.recv_fds(server, LARGEST_PACKET, 4, socket.MSG_CMSG_CLOEXEC)
             if not packet:
                 return
             request = json.loads(packet)

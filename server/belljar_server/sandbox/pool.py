@@ -38,6 +38,7 @@ HEARTBEAT_SECONDS = 10.0
 """Seconds between two heartbeats of one pool; each asks the sandbox that was not asked for longest."""
 FAILURES_BEFORE_REBUILD = 3
 """So many restores in a row fail before the snapshot itself is doubted."""
+LINKED_SHARE = 0.25
 NONCES_KEPT = 4096
 NONCE_DIGITS = 64
 """Hex digits of each nonce that a restored worker draws."""
@@ -49,6 +50,11 @@ class Starts:
 
     cold: Start
     warm: Start
+    """What snapshots are made of."""
+    linked: Start | None = None
+    """How copies are restored that have a network; None for those without, which are as what they were made of."""
+    floor: int | None = None
+    """How many wait even when nobody came for long, if not as many as the settings say."""
 
 
 class EnvironmentPool:
@@ -78,6 +84,11 @@ class EnvironmentPool:
         state = self.state
         counts = f"waiting {len(state.waiting)} restoring {state.restoring} failures {state.failures}"
         return f"<EnvironmentPool {self.name} {counts}>"
+
+    @property
+    def share(self) -> float:
+        """Of the memory for waiting sandboxes, beside other pools: most executions have no network."""
+        return LINKED_SHARE if self.starts.linked else 1.0
 
     def choose(self) -> int | None:
         """The number of the snapshot to restore from, so that as few sandboxes as can be have one in common."""
@@ -115,8 +126,7 @@ class PoolSource:
         settings: PoolSettings,
         metrics: Metrics,
     ) -> None:
-        bounds = Bounds(settings.min, settings.max, settings.max_age, AT_ONCE)
-        self.pools = {name: EnvironmentPool(name, each, bounds) for name, each in starts.items()}
+        self.pools = {name: EnvironmentPool(name, each, self._bounds(settings, each)) for name, each in starts.items()}
         self._snapshots = snapshots
         self._launcher = launcher
         self._tree = tree
@@ -125,6 +135,11 @@ class PoolSource:
         self._tasks: set[asyncio.Task[None]] = set()
         self._nonces: deque[str] = deque(maxlen=NONCES_KEPT)
         self._in_use = 0
+
+    @staticmethod
+    def _bounds(settings: PoolSettings, starts: Starts) -> Bounds:
+        floor = settings.min if starts.floor is None else min(starts.floor, settings.max)
+        return Bounds(floor, settings.max, settings.max_age, AT_ONCE)
 
     @property
     def live(self) -> int:
@@ -168,7 +183,7 @@ class PoolSource:
     @contextlib.asynccontextmanager
     async def acquire(self, environment: Environment) -> AsyncIterator[RunscSandbox]:
         """A fresh sandbox that is destroyed at the end of the scope. Raises SandboxFailed."""
-        pool = self.pools[environment.runtime.name]
+        pool = self.pools[environment.key]
         sandbox = self._take(pool) or await self._make(pool)
         number = pool.origin.get(sandbox.id)
         self._in_use += 1
@@ -223,7 +238,7 @@ class PoolSource:
         pool.restores[number] += 1
         pool.existing[number] += 1
         try:
-            start = replace(pool.starts.warm, snapshot=snapshot.directory)
+            start = replace(pool.starts.linked or pool.starts.warm, snapshot=snapshot.directory)
             sandbox = await RunscSandbox.start(start, self._launcher, self._tree, background=background)
             nonces = sandbox.nonces
             if not nonces or any(len(nonce) != NONCE_DIGITS or nonce in self._nonces for nonce in nonces):
@@ -347,8 +362,9 @@ class PoolSource:
         """Shares the memory budget out, and empties the pools when the host runs short."""
         while True:
             short = available_memory() < self._settings.min_available_bytes
-            room = self._settings.memory_bytes // WAITING_BYTES // max(1, len(self.pools))
+            shares = sum(pool.share for pool in self.pools.values())
             for pool in self.pools.values():
+                room = int(self._settings.memory_bytes // WAITING_BYTES * pool.share / shares)
                 if (short, room) != (pool.state.short_of_memory, pool.state.room):
                     pool.state.short_of_memory, pool.state.room = short, room
                     pool.changed.set()

@@ -44,26 +44,27 @@ class Runsc:
         """What every call has in common; a snapshot is bound to it."""
         return [
             f"--platform={self.platform}",
-            "--network=none",
+            "--network=none",  # of what a sandbox with network is restored from, too
             "--ignore-cgroups",
             "--directfs=false",  # the sentry runs as nobody, without capabilities
             "--overlay2=none",
         ]
 
-    def run(self, sandbox_id: str, bundle: Path) -> list[str]:
+    def run(self, sandbox_id: str, bundle: Path, *, network: bool = False) -> list[str]:
         """Command line that boots a sandbox and stays until its end."""
-        return [*self._base(), "run", f"--bundle={bundle}", sandbox_id]
+        return [*self._base(network=network), "run", f"--bundle={bundle}", sandbox_id]
 
-    def restore(self, sandbox_id: str, bundle: Path, image: Path) -> list[str]:
+    def restore(self, sandbox_id: str, bundle: Path, image: Path, *, network: bool = False) -> list[str]:
         """Command line that restores a sandbox from a snapshot and stays until its end."""
-        return [*self._base(), "restore", f"--image-path={image}", f"--bundle={bundle}", sandbox_id]
+        return [*self._base(network=network), "restore", f"--image-path={image}", f"--bundle={bundle}", sandbox_id]
 
     def checkpoint(self, sandbox_id: str, image: Path) -> list[str]:
         """Command line that writes a snapshot of a running sandbox, and ends it."""
         return [*self._base(), "checkpoint", f"--image-path={image}", sandbox_id]
 
-    def _base(self) -> list[str]:
-        return [str(self.binary), f"--root={self.root}", *self.flags]
+    def _base(self, *, network: bool = False) -> list[str]:
+        """With `network` the sandbox speaks to the links of the namespace that it is started in."""
+        return [str(self.binary), f"--root={self.root}", *self.flags, *(["--network=sandbox"] if network else [])]
 
     def forget(self, sandbox_id: str) -> None:
         """Removes what runsc leaves in its state directory; runsc itself would take 100 ms for it."""
@@ -133,8 +134,15 @@ class Launcher:
         """Whether sandboxes can be started."""
         return self._sock is not None
 
-    async def start(self, run_id: str, argv: list[str], cgroups: list[str], stdio: tuple[int, int, int]) -> Process:
-        """Starts `argv` inside the cgroups. Raises SandboxFailed with the reason."""
+    async def start(
+        self,
+        run_id: str,
+        argv: list[str],
+        cgroups: list[str],
+        stdio: tuple[int, int, int],
+        network: int | None = None,
+    ) -> Process:
+        """Starts `argv` inside the cgroups, and the network namespace if there is one. Raises SandboxFailed."""
         try:
             await self._open()
         except OSError as error:
@@ -148,7 +156,7 @@ class Launcher:
         try:
             while self._sock:
                 try:
-                    socket.send_fds(self._sock, [request], list(stdio))
+                    socket.send_fds(self._sock, [request], [*stdio, *([] if network is None else [network])])
                     break
                 except BlockingIOError:  # many starts at once: the launcher forks one after the other
                     await asyncio.sleep(0.002)

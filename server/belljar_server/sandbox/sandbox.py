@@ -13,6 +13,7 @@ import base64
 import binascii
 import contextlib
 import json
+import os
 import secrets
 import socket
 import time
@@ -23,8 +24,8 @@ from typing import Any
 
 from belljar_server.errors import SandboxFailed
 from belljar_server.guest import framing
-from belljar_server.models import Limits, Stream
-from belljar_server.sandbox import Ending, Job, JobFile, Listener, Stop
+from belljar_server.models import Limits, Stream, Traffic
+from belljar_server.sandbox import Ending, Job, JobFile, Link, Listener, MakeLink, Stop
 from belljar_server.sandbox.cgroup import Group, Tree
 from belljar_server.sandbox.channel import Channel, ChannelClosed, parse
 from belljar_server.sandbox.output import OutputPump
@@ -60,12 +61,15 @@ class Start:
     limits: Limits
     """What a restored one is made ready for while it waits; a job that wants something else pays for the difference."""
     snapshot: Path | None = None
+    make_link: MakeLink | None = None
+    """Where links come from, for an environment with network."""
 
     def argv(self, sandbox_id: str) -> list[str]:
         """The command line of runsc."""
+        network = self.environment.network
         if self.snapshot:
-            return self.runsc.restore(sandbox_id, self.bundle, self.snapshot)
-        return self.runsc.run(sandbox_id, self.bundle)
+            return self.runsc.restore(sandbox_id, self.bundle, self.snapshot, network=network)
+        return self.runsc.run(sandbox_id, self.bundle, network=network)
 
 
 class RunscSandbox:
@@ -88,6 +92,7 @@ class RunscSandbox:
         self._held: list[tuple[Stream, bytes]] | None = None
         self._pumps = (OutputPump(Stream.STDOUT, self._on_output), OutputPump(Stream.STDERR, self._on_output))
         self._process: Process | None = None
+        self._link: Link | None = None
         self._stop: Stop | None = None
         self._over = asyncio.Event()
         self._deadline: asyncio.TimerHandle | None = None
@@ -136,7 +141,10 @@ class RunscSandbox:
 
     async def _begin(self, start: Start, launcher: Launcher) -> None:
         stdio = (self._theirs.fileno(), self._pumps[0].write_fd, self._pumps[1].write_fd)
-        self._process = await launcher.start(self.id, start.argv(self.id), self._group.procs_files, stdio)
+        if start.environment.network and start.make_link:
+            self._link = await start.make_link()
+        namespace = self._link.namespace if self._link else None
+        self._process = await launcher.start(self.id, start.argv(self.id), self._group.procs_files, stdio, namespace)
         self._theirs.close()
         for pump in self._pumps:
             pump.start()
@@ -148,6 +156,8 @@ class RunscSandbox:
             raise SandboxFailed(await self._why_not_started(error)) from error
         if kind != framing.READY:
             raise SandboxFailed(f"the agent failed: {payload[:START_MESSAGE_BYTES]!r}")
+        if namespace is not None:
+            check_namespace([self._process.pid, *self._group.pids()], namespace)
         nonces = parse(payload).get("nonces")
         self.nonces = tuple(str(nonce) for nonce in nonces) if isinstance(nonces, list) else ()
 
@@ -232,6 +242,8 @@ class RunscSandbox:
             with contextlib.suppress(SandboxFailed):
                 await self._process.wait()
         await self._group.destroy()
+        if self._link:
+            self._link.close()
         self._runsc.forget(self.id)
 
     def _kill(self) -> None:
@@ -249,6 +261,8 @@ class RunscSandbox:
             self._group.limit_cpu(limits.cpus)
         except OSError as error:
             raise SandboxFailed(f"a limit could not be set: {error}") from error
+        if self._link and job.network:
+            self._link.open(job.network, job.execution_id)
         await self._channel.send_json(framing.PREPARE, to_prepare(limits))
         for source in job.sources:
             await self._send_header("code", source.path, len(source.content))
@@ -317,6 +331,7 @@ class RunscSandbox:
         progress.tasks = int(message["tasks"])
         progress.cpu_after = self._group.cpu_time()
         self._group.limit_cpu(None)
+        self._shut_link(progress)
         for pump in self._pumps:  # nobody is left to write
             pump.drain()
 
@@ -372,7 +387,12 @@ class RunscSandbox:
             with contextlib.suppress(SandboxFailed):
                 await self._process.wait()
 
+    def _shut_link(self, progress: _Progress) -> None:
+        if self._link:
+            progress.traffic = self._link.shut()
+
     def _ending(self, progress: _Progress) -> Ending:
+        self._shut_link(progress)
         now = time.monotonic()
         ended = progress.ended_at or now
         cpu_after = progress.cpu_after or self._group.cpu_time()
@@ -392,6 +412,7 @@ class RunscSandbox:
             collect_time=now - ended,
             cpu_time=max(0.0, cpu_after - progress.cpu_before) if progress.started else 0.0,
             peak_memory_bytes=self._group.peak_memory(),
+            traffic=progress.traffic,
         )
 
     def _on_output(self, stream: Stream, data: bytes) -> None:
@@ -438,6 +459,7 @@ class _Progress:
         self.cpu_after = 0.0
         self.skipped: tuple[tuple[bytes, str], ...] = ()
         self.left_out = 0
+        self.traffic = Traffic()
 
     @property
     def running(self) -> bool:
@@ -469,13 +491,25 @@ class ColdSource:
     @contextlib.asynccontextmanager
     async def acquire(self, environment: Environment) -> AsyncIterator[RunscSandbox]:
         """A fresh sandbox that is destroyed at the end of the scope. Raises SandboxFailed."""
-        sandbox = await RunscSandbox.start(self._starts[environment.runtime.name], self._launcher, self._tree)
+        sandbox = await RunscSandbox.start(self._starts[environment.key], self._launcher, self._tree)
         self.live += 1
         try:
             yield sandbox
         finally:
             self.live -= 1
             await sandbox.destroy()
+
+
+def check_namespace(pids: list[int], namespace: int) -> None:
+    """Raises SandboxFailed unless every process is in the network namespace. runsc decides about that, we look."""
+    wanted = os.fstat(namespace)
+    for pid in pids:
+        try:
+            found = os.stat(f"/proc/{pid}/ns/net")
+        except FileNotFoundError:  # it has ended
+            continue
+        if (found.st_dev, found.st_ino) != (wanted.st_dev, wanted.st_ino):
+            raise SandboxFailed(f"process {pid} of a sandbox is in another network namespace than it should be")
 
 
 def write_bundle(directory: Path, spec: dict[str, Any]) -> Path:

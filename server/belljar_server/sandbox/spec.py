@@ -35,6 +35,13 @@ class Environment:
     """`sha256:…` of the image."""
     version: str
     """Exact version of the language in the image."""
+    network: bool = False
+    """Whether it is linked to a gateway. A snapshot is the same with and without."""
+
+    @property
+    def key(self) -> str:
+        """What tells the pools of a server apart."""
+        return f"{self.runtime.name}+network" if self.network else self.runtime.name
 
 
 def oci_spec(environment: Environment, *, warm: bool = False) -> dict[str, Any]:
@@ -82,5 +89,11 @@ def oci_spec(environment: Environment, *, warm: bool = False) -> dict[str, Any]:
                 "options": ["nosuid", "nodev", "mode=1777"],
             },
         ],
-        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "mount", "uts", "ipc", "network")]},
+        "linux": {
+            "namespaces": [
+                *({"type": kind} for kind in ("pid", "mount", "uts", "ipc")),
+                # The launcher has put runsc into the sandbox's network namespace before it starts.
+                {"type": "network", **({"path": "/proc/self/ns/net"} if environment.network else {})},
+            ]
+        },
     }

@@ -89,7 +89,8 @@ FILES = {
     "etc/group": "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1 localhost belljar\n::1 localhost\n",
     "etc/hostname": "belljar\n",
-    "etc/resolv.conf": "",
+    # The gateway of a sandbox with network (egress/namespace.py); without one nothing is there, which is told at once.
+    "etc/resolv.conf": "nameserver 198.19.0.1\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
 }
 """Small files that maintainer scripts or an administrator would write."""

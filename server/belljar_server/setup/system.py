@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from pathlib import Path
@@ -16,12 +17,23 @@ FILES = {
     Path("/etc/ssl/certs/ca-certificates.crt"): "ca-certificates",
 }
 """File -> the package that has it."""
+LIBRARIES = {"libnftables.so.1": "libnftables1"}
+"""Shared library -> the package that has it."""
 
 
 def missing_packages() -> list[str]:
     """Names of the packages that are needed and not there."""
     programs = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
-    return programs + [package for file, package in FILES.items() if not file.exists()]
+    libraries = [package for name, package in LIBRARIES.items() if not _has_library(name)]
+    return programs + libraries + [package for file, package in FILES.items() if not file.exists()]
+
+
+def _has_library(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def install_missing(say: Say) -> None:
