@@ -104,6 +104,7 @@ def running_server(*, ready: bool = True, prefix: tuple[str, ...] = (), **settin
             "HTTP__LISTEN": "127.0.0.1:0",
             "RUNTIME_DIR": str(runtime_dir),
             "ARTIFACTS__MIN_FREE_BYTES": "0",
+            "EGRESS__WAITING": "0",
             "LOG__FORMAT": "json",
         } | settings
         environ |= {f"BELLJAR_{name}": value for name, value in chosen.items()} | {"CANARY": CANARY}
