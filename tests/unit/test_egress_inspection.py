@@ -183,9 +183,10 @@ def test_what_is_meant_for_the_host_passes_unchanged(request_bytes: bytes) -> No
 def test_a_request_for_another_host_goes_no_further(bad: bytes, before: bytes) -> None:
     """First in its connection or second, and by every way to name two hosts at once."""
     seen = inspection(port=80)
+    passed: list[bytes] = []
     with pytest.raises(Mismatch):
-        assert b"evil" not in seen.feed(before + bad)
-        seen.feed(b"\r\n\r\n")
+        passed.extend(seen.feed(data) for data in (before + bad, b"\r\n\r\n"))
+    assert b"evil" not in b"".join(passed)
 
 
 def test_http_2_without_tls_is_refused_where_a_front_may_be() -> None:
@@ -214,7 +215,7 @@ def test_after_an_upgrade_that_the_server_refused_requests_are_still_read() -> N
     seen = inspection(port=80)
     seen.feed(UPGRADE)
     assert seen.feed(EVIL) == b""
-    with pytest.raises(Mismatch, match="evil.com"):
+    with pytest.raises(Mismatch, match=r"evil\.com"):
         seen.server_says(b"HTTP/1.1 200 OK\r\n")
     with pytest.raises(Mismatch, match="upgrade"):
         inspection(port=80).feed(GOOD + UPGRADE)

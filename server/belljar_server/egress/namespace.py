@@ -23,9 +23,9 @@ from belljar_server.errors import SandboxFailed
 
 T = TypeVar("T")
 
-GATEWAY = ipaddress.IPv4Interface("198.19.0.1/30")
+GATEWAY = ipaddress.IPv4Interface("198.19.0.3/31")
 """What the sandbox sends to, and its name server (`/etc/resolv.conf` in images)."""
-SANDBOX = ipaddress.IPv4Interface("198.19.0.2/30")
+SANDBOX = ipaddress.IPv4Interface("198.19.0.2/31")
 PROXY_PORT, DNS_PORT = 15001, 53
 MTU = 65535
 """Between two ends of one cable in memory; large packets cost the sandbox less."""

@@ -90,7 +90,7 @@ FILES = {
     "etc/hosts": "127.0.0.1 localhost belljar\n::1 localhost\n",
     "etc/hostname": "belljar\n",
     # The gateway of a sandbox with network (egress/namespace.py); without one nothing is there, which is told at once.
-    "etc/resolv.conf": "nameserver 198.19.0.1\n",
+    "etc/resolv.conf": "nameserver 198.19.0.3\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
 }
 """Small files that maintainer scripts or an administrator would write."""

@@ -1,0 +1,72 @@
+"""Where a network lives, and that nothing of it outlives its server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from belljar_client import Client, Result
+from tests.conftest import Server, running_server, wait_until
+from tests.hostile.network import world as worlds
+from tests.hostile.network.inside import TRY
+
+Hit = Callable[..., Result]
+
+
+def namespace_of(pid: int | str) -> int:
+    """The network namespace of a process."""
+    return os.stat(f"/proc/{pid}/ns/net").st_ino
+
+
+def namespaces_in_use() -> set[int]:
+    """The network namespaces of all processes, and those that a process holds open."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            found.add(namespace_of(pid))
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                target = os.readlink(f"/proc/{pid}/fd/{fd}")
+                if target.startswith("net:["):
+                    found.add(int(target[5:-1]))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def test_sandboxes_live_in_namespaces_of_their_own(hit: Hit, server: Server, world: worlds.World) -> None:
+    """No sandbox is in the server's namespace, no two sandboxes share one, and the server's is as it was."""
+    hit(TRY + "get('http://api.example.com/')", network="full").check()
+    own = namespace_of(server.process.pid)
+    supervisors = []
+    for pid in server.children():
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"boot" in words:
+            assert namespace_of(pid) != own, words
+            supervisors.append(namespace_of(pid))
+    assert len(supervisors) == len(set(supervisors)) > 1
+    server_links = worlds.in_namespace(world.host, socket.if_nameindex)
+    assert {name for _, name in server_links} == {"lo", "eth0"}
+
+
+def test_a_killed_server_leaves_no_namespace(world: worlds.World, asked: Path) -> None:
+    """With sandboxes waiting and one in the middle of a transfer: the kernel takes everything down with it."""
+    before = namespaces_in_use()
+    with (
+        running_server(
+            prefix=("nsenter", f"--net={world.host_path}"), EGRESS__WAITING="1", EGRESS__DNS_SERVERS=worlds.DNS_SERVERS
+        ) as doomed,
+        worlds.way_in(world, int(doomed.address.rpartition(":")[2])) as address,
+        Client(address) as client,
+    ):
+        code = TRY + "print('on', flush=True)\nget('http://api.example.com/download?mib=100000')"
+        events = client.stream(code, network="full")
+        for event in events:
+            if type(event).__name__ == "Output":
+                break
+        assert namespaces_in_use() - before
+        doomed.stop(signal.SIGKILL)
+        wait_until(lambda: not namespaces_in_use() - before, "its namespaces are gone")
+        events.close()
