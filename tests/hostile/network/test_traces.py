@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from belljar_client import Client, Result
@@ -21,10 +21,10 @@ def namespace_of(pid: int | str) -> int:
     return os.stat(f"/proc/{pid}/ns/net").st_ino
 
 
-def namespaces_in_use() -> set[int]:
-    """The network namespaces of all processes, and those that a process holds open."""
+def namespaces_of(pids: Iterable[int | str]) -> set[int]:
+    """The network namespaces that processes are in, and those that they hold open."""
     found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in pids:
         try:
             found.add(namespace_of(pid))
             for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -53,7 +53,6 @@ def test_sandboxes_live_in_namespaces_of_their_own(hit: Hit, server: Server, wor
 
 def test_a_killed_server_leaves_no_namespace(world: worlds.World, asked: Path) -> None:
     """With sandboxes waiting and one in the middle of a transfer: the kernel takes everything down with it."""
-    before = namespaces_in_use()
     with (
         running_server(
             prefix=("nsenter", f"--net={world.host_path}"), EGRESS__WAITING="1", EGRESS__DNS_SERVERS=worlds.DNS_SERVERS
@@ -66,7 +65,8 @@ def test_a_killed_server_leaves_no_namespace(world: worlds.World, asked: Path) -
         for event in events:
             if type(event).__name__ == "Output":
                 break
-        assert namespaces_in_use() - before
+        own = namespaces_of([doomed.process.pid, *doomed.children()]) - {namespace_of(doomed.process.pid)}
+        assert len(own) >= 4
         doomed.stop(signal.SIGKILL)
-        wait_until(lambda: not namespaces_in_use() - before, "its namespaces are gone")
+        wait_until(lambda: not own & namespaces_of(filter(str.isdigit, os.listdir("/proc"))), "its namespaces are gone")
         events.close()
