@@ -11,15 +11,12 @@ import json
 import os
 import platform
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,28 +26,14 @@ from belljar_server.sandbox.sandbox import write_bundle
 from belljar_server.sandbox.spec import Environment, oci_spec
 from belljar_server.setup import images
 from belljar_server.setup import runsc as runsc_setup
+from bench import network
+from bench.table import MIB, Row, serving, spread
 
-MIB = 1 << 20
 TRIVIAL = {
     "python": "def main(a, b):\n    return a + b\n",
     "javascript": "exports.main = ({ a, b }) => a + b;\n",
     "typescript": Path(__file__).with_name("fifty_lines.ts").read_text(),
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    value: str
-    beside: str = ""
-
-
-def spread(seconds: list[float]) -> str:
-    """p50 and p90 in milliseconds."""
-    ordered = sorted(seconds)
-    return f"p50 {statistics.median(ordered) * 1e3:.1f} ms, p90 {ordered[int(len(ordered) * 0.9)] * 1e3:.1f} ms"
 
 
 def timed(argv: list[str], times: int) -> list[float]:
@@ -61,31 +44,6 @@ def timed(argv: list[str], times: int) -> list[float]:
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         taken.append(time.perf_counter() - began)
     return taken
-
-
-@contextmanager
-def serving(**settings: str) -> Iterator[tuple[str, int]]:
-    """A server on a free port, with settings by their variables' names: its address and pid."""
-    with tempfile.TemporaryDirectory(prefix="belljar-bench-") as scratch:
-        environ = os.environ | {
-            "BELLJAR_GRPC__LISTEN": "127.0.0.1:0",
-            "BELLJAR_HTTP__LISTEN": "127.0.0.1:0",
-            "BELLJAR_RUNTIME_DIR": f"{scratch}/run",
-            "BELLJAR_LOG__LEVEL": "error",
-            **{f"BELLJAR_{name}": value for name, value in settings.items()},
-        }
-        process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("belljar")), "serve"], env=environ, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            if "gRPC on " not in line:
-                sys.exit(f"the server did not start: {line}")
-            yield line.split("gRPC on ")[1].split(",")[0], process.pid
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
 
 
 def rss(pid: int) -> float:
@@ -394,6 +352,7 @@ async def measure(*, quick: bool) -> list[Row]:
             rows.append(await own_cost(client, pid))
     with serving(POOL__MIN="14", POOL__MAX="14", POOL__MEMORY_BYTES=str(8 << 30)) as (address, pid):
         rows += await idle(address, pid)
+    rows += await asyncio.to_thread(lambda: list(network.measure(times)))
     return rows
 
 
