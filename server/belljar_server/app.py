@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -52,6 +53,9 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
     """Serves until SIGTERM or SIGINT. Raises HostNotReady when the host or the settings do not allow to start."""
     configure_log(settings.log)
     sys.setrecursionlimit(RECURSION_LIMIT)
+    # Every connection of a sandbox takes two files: as many as root allows, not as few as a shell gives.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -198,6 +202,7 @@ def make_starts(
 
 def find_environments(settings: Settings) -> dict[str, Environment]:
     """Every runtime with its image. Raises HostNotReady when one is missing."""
+    images.check_certificates(settings.data_dir, settings.egress.ca_bundle)
     found = {}
     for name, runtime in runtimes.load().items():
         image = images.find(settings.data_dir, runtime)

@@ -208,6 +208,8 @@ class Egress(_Section):
     """`http://host:port` or `socks5://host:port`: a proxy that all connections go through."""
     upstream_proxy_credentials_file: Path | None = None
     """File with `user:password` for it."""
+    ca_bundle: Path | None = None
+    """PEM file of certificates that images trust beside the usual ones; `belljar setup` puts them in."""
     audit: bool = False
     """A line in the log for each connection."""
     waiting: Annotated[int, Field(ge=0)] = 1

@@ -49,7 +49,7 @@ MAY_IMPORT = {
         "runtimes",
     },
     "adapters": {"executor", "models", "errors"},
-    "setup": {"runtimes", "sandbox", "models", "errors", "config"},
+    "setup": {"runtimes", "sandbox", "egress", "models", "errors", "config"},
 }
 """Part of the package -> the other parts that it may import; what composes may import everything."""
 COMPOSE = {"app", "__main__"}

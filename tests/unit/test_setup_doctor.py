@@ -183,10 +183,10 @@ def test_missing_packages_are_named_where_they_cannot_be_installed(monkeypatch: 
     monkeypatch.setattr(system, "PROGRAMS", {"no-such-program": "its-package"})
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(HostNotReady, match="its-package"):
-        system.install_missing(lambda _: None)
+        system.install_missing(lambda _: None, system.missing_packages())
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(HostNotReady, match="not Debian or Ubuntu"):
-        system.install_missing(lambda _: None)
+        system.install_missing(lambda _: None, system.missing_packages())
 
 
 def test_mirrors_of_the_host_are_used_for_the_images_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ async def _http_connect(sock: socket.socket, proxy: UpstreamProxy, address: Addr
         if len(answer) > LARGEST_ANSWER:
             raise OSError("the upstream proxy's answer has no end")
     status, _, _ = answer.partition(b"\r\n")
-    if not status.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
+    if not status.startswith(b"HTTP/1.") or status.split(b" ")[1:2] != [b"200"]:
         raise OSError(f"the upstream proxy refused: {status.decode('latin-1')}")
 
 

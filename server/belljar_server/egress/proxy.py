@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 import time
@@ -39,6 +40,7 @@ OTHER_FIRST_BYTES_SECONDS = 0.03
 LINGER_SECONDS = 1.0
 """How long a client has to read what it was told."""
 SWEEP_SECONDS = 1.0
+PAUSE_SECONDS = 0.1
 
 
 class _Denied(Exception):
@@ -74,11 +76,14 @@ class Proxy:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(listener, self._accept)
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        self._resume: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         """Ends every connection and takes no more."""
         self._loop.remove_reader(self._listener)
-        self._sweeper.cancel()
+        for timer in (self._sweeper, self._resume):
+            if timer:
+                timer.cancel()
         for task, connection in self._connections.items():
             connection.stop()
             task.cancel()
@@ -87,7 +92,9 @@ class Proxy:
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 client, _ = self._listener.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._pause()
                 return
             client.setblocking(False)
             connection = _Connection(client)
@@ -100,6 +107,12 @@ class Proxy:
             task = self._loop.create_task(self._serve(connection))
             self._connections[task] = connection
             task.add_done_callback(self._ended)
+
+    def _pause(self) -> None:
+        """Takes no connection for a moment: without it a server that is out of files would spin."""
+        log.error("no more files: connections of sandboxes wait (raise the server's limit on open files)")
+        self._loop.remove_reader(self._listener)
+        self._resume = self._loop.call_later(PAUSE_SECONDS, self._loop.add_reader, self._listener, self._accept)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         connection = self._connections.pop(task)

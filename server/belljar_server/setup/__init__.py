@@ -15,7 +15,7 @@ from pathlib import Path
 from belljar_server import runtimes
 from belljar_server.config import Settings
 from belljar_server.errors import HostNotReady
-from belljar_server.setup import images, runsc, trial
+from belljar_server.setup import images, runsc, system, trial
 from belljar_server.setup.cache import fingerprint
 from belljar_server.setup.commands import Say
 
@@ -36,6 +36,9 @@ def prepare(settings: Settings, say: Say) -> bool:
         raise HostNotReady("`belljar setup` needs root: it unpacks file systems and writes to data_dir")
     with _alone(settings.data_dir, say):
         _check_space(settings.data_dir)
+        images.take_over_certificates(settings.data_dir, settings.egress.ca_bundle)
+        if needs_network(settings):
+            system.install_missing(say, system.missing_libraries())
         with _scratch(settings.data_dir) as scratch:
             binary = runsc.find_or_install(settings, scratch, say)
             say(f"runsc: {binary.version} at {binary.path}, from {binary.origin}")
@@ -50,9 +53,17 @@ def prepare(settings: Settings, say: Say) -> bool:
 def is_ready(settings: Settings, loaded: list[runtimes.Runtime]) -> bool:
     """Whether runsc and all images are there and current, and sandboxes have run with just these."""
     try:
+        images.check_certificates(settings.data_dir, settings.egress.ca_bundle)
+        if needs_network(settings) and system.missing_libraries():
+            return False
         return (settings.data_dir / TRIED).read_text() == _what_is_there(settings, loaded)
     except (HostNotReady, OSError):
         return False
+
+
+def needs_network(settings: Settings) -> bool:
+    """Whether requests may have a network, which takes more of the host."""
+    return settings.egress.modes != {"none"}
 
 
 def _what_is_there(settings: Settings, loaded: list[runtimes.Runtime]) -> str:

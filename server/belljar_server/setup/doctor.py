@@ -7,12 +7,14 @@ import os
 import platform
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from belljar_server import config, runtimes, setup
 from belljar_server.config import Settings
-from belljar_server.errors import HostNotReady
+from belljar_server.egress import namespace
+from belljar_server.errors import HostNotReady, SandboxFailed
 from belljar_server.setup import images, runsc, system, tools, trial
 from belljar_server.setup.commands import run
 
@@ -143,6 +145,28 @@ def _sandboxes(settings: Settings) -> Iterator[Finding]:
     yield Finding("sandboxes", Status.OK, f"smallest run: {shown}")
 
 
+def _networks(settings: Settings) -> Iterator[Finding]:
+    """What sandboxes with network need, by making the network of one."""
+    if not setup.needs_network(settings):
+        yield Finding("networks", Status.OK, "no request may have one: egress.modes is none")
+        return
+    remedy = (
+        '`belljar setup` installs libnftables; the kernel needs nf_tables with tproxy; or set egress.modes = ["none"]'
+    )
+    missing = system.missing_libraries()
+    if missing:
+        yield Finding("networks", Status.FAIL, f"missing packages: {' '.join(missing)}", remedy)
+        return
+    try:
+        began = time.monotonic()
+        namespace.make().close()
+    except SandboxFailed as error:
+        yield Finding("networks", Status.FAIL, str(error), remedy)
+        return
+    took = (time.monotonic() - began) * 1000
+    yield Finding("networks", Status.OK, f"namespaces, links and nftables rules made in {took:.0f} ms")
+
+
 def _build_tools(_: Settings) -> Iterator[Finding]:
     missing = system.missing_packages()
     if not missing:
@@ -231,6 +255,7 @@ CHECKS: dict[str, Check] = {
     "runsc": _runsc,
     "images": _images,
     "sandboxes": _sandboxes,
+    "networks": _networks,
     "build tools": _build_tools,
     "space": _space,
     "ports": _ports,

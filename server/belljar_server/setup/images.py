@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ BUILDER_VERSION = 1
 GUEST = Path(__file__).parent.parent / "guest"
 GUEST_TARGET = "/opt/belljar/guest"
 NPM_TARGET = "opt/belljar/npm"
+CERTIFICATES = "ca-bundle.pem"
+"""In data_dir: certificates that the operator wants images to trust, as set-up has taken them over."""
 SUPERSEDED_KEPT = 3600.0
 """Seconds that an image stays after another took its place: a starting server may have read the old manifest."""
 
@@ -65,7 +68,11 @@ def find(data_dir: Path, runtime: Runtime) -> Image:
         raise HostNotReady(f"there is no image {name} for {runtime.name}: run `belljar setup`")
     path = data_dir / "images" / manifest.file
     interpreter = runtime.worker[0]
-    if manifest.key != key(runtime.image) or interpreter not in manifest.versions or not path.is_file():
+    if (
+        manifest.key != key(runtime.image, added=added_certificates(data_dir))
+        or interpreter not in manifest.versions
+        or not path.is_file()
+    ):
         raise HostNotReady(
             f"the image {name} for {runtime.name} was made by another version of Belljar: run `belljar setup`"
         )
@@ -80,7 +87,40 @@ def in_use(path: Path) -> Iterator[None]:
         yield
 
 
-def key(recipe: ImageRecipe, guest: Path = GUEST) -> str:
+def added_certificates(data_dir: Path) -> bytes:
+    """What images trust beside the usual."""
+    try:
+        return (data_dir / CERTIFICATES).read_bytes()
+    except OSError:
+        return b""
+
+
+def wanted_certificates(bundle: Path | None) -> bytes:
+    """What they should trust. Raises HostNotReady when the file is none of certificates."""
+    if bundle is None:
+        return b""
+    try:
+        pem = bundle.read_bytes()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii"))
+    except (OSError, ValueError, ssl.SSLError) as error:
+        raise HostNotReady(f"egress.ca_bundle {bundle} has no certificates in PEM: {error}") from error
+    return pem
+
+
+def check_certificates(data_dir: Path, bundle: Path | None) -> None:
+    """Raises HostNotReady when the images trust something else than the settings say."""
+    if wanted_certificates(bundle) != added_certificates(data_dir):
+        raise HostNotReady("egress.ca_bundle is another one than the images were made with: run `belljar setup`")
+
+
+def take_over_certificates(data_dir: Path, bundle: Path | None) -> None:
+    """From now on images are stale that were made with others. Raises HostNotReady."""
+    wanted = wanted_certificates(bundle)
+    if wanted != added_certificates(data_dir):
+        (data_dir / CERTIFICATES).write_bytes(wanted)
+
+
+def key(recipe: ImageRecipe, guest: Path = GUEST, *, added: bytes = b"") -> str:
     """A hash over everything that goes into the image from our side. Raises HostNotReady when that cannot be read."""
     machine = platform.machine()
     copied = [(target, sorted(_digests(source).items())) for source, target in (*recipe.copies, (guest, GUEST_TARGET))]
@@ -94,6 +134,7 @@ def key(recipe: ImageRecipe, guest: Path = GUEST) -> str:
             copied,
             recipe.compile_python,
             recipe.run_at_build,
+            hashlib.sha256(added).hexdigest(),
         ]
     )
 
@@ -108,7 +149,7 @@ def build_missing(data_dir: Path, runtimes: list[Runtime], scratch: Path, say: S
             stale[runtime.image.name] = [r for r in runtimes if r.image.name == runtime.image.name]
     if not stale:
         return []
-    system.install_missing(say)
+    system.install_missing(say, system.missing_packages())
     built = []
     cache = Cache(data_dir / "cache")
     for name, users in stale.items():
@@ -123,10 +164,13 @@ def build_missing(data_dir: Path, runtimes: list[Runtime], scratch: Path, say: S
 def _build(data_dir: Path, users: list[Runtime], cache: Cache, scratch: Path, say: Say) -> Path:
     started = time.monotonic()
     recipe = users[0].image
-    made_from = key(recipe)  # before the build: files that change during it make the image stale
+    added = added_certificates(data_dir)
+    made_from = key(recipe, added=added)  # before the build: files that change during it make the image stale
     say(f"image {recipe.name}: building")
     root = scratch / recipe.name
     _fill(root, recipe, cache, scratch, say)
+    with (root / rootfs.CA_BUNDLE).open("ab") as bundle:
+        bundle.write(added)
     versions = {user.worker[0]: rootfs.version_inside(root, user.worker[0]) for user in users}
     erofs.seal(root)
     fresh = scratch / f"{recipe.name}.erofs"

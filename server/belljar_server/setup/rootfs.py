@@ -16,6 +16,7 @@ from belljar_server.setup import system
 from belljar_server.setup.commands import Say, run
 
 SUITE = "trixie"
+CA_BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 BASE_PACKAGES = (
     "base-files",
@@ -151,7 +152,7 @@ def finish(root: Path) -> None:
     certificates = sorted((root / "usr/share/ca-certificates").rglob("*.crt"))
     if not certificates:
         raise HostNotReady("the ca-certificates package has no certificates: its layout has changed")
-    (root / "etc/ssl/certs/ca-certificates.crt").write_bytes(b"".join(path.read_bytes() for path in certificates))
+    (root / CA_BUNDLE).write_bytes(b"".join(path.read_bytes() for path in certificates))
     run(["ldconfig", "-r", root])
     remove(root / "var/cache/ldconfig")
     compile_python(root, [f"/{path.relative_to(root)}" for path in sorted((root / "usr/lib").glob("python3*"))])

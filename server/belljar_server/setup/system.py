@@ -24,8 +24,12 @@ LIBRARIES = {"libnftables.so.1": "libnftables1"}
 def missing_packages() -> list[str]:
     """Names of the packages that are needed and not there."""
     programs = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
-    libraries = [package for name, package in LIBRARIES.items() if not _has_library(name)]
-    return programs + libraries + [package for file, package in FILES.items() if not file.exists()]
+    return programs + [package for file, package in FILES.items() if not file.exists()]
+
+
+def missing_libraries() -> list[str]:
+    """Names of the packages of shared libraries that a server whose requests may have a network needs."""
+    return [package for name, package in LIBRARIES.items() if not _has_library(name)]
 
 
 def _has_library(name: str) -> bool:
@@ -36,9 +40,8 @@ def _has_library(name: str) -> bool:
     return True
 
 
-def install_missing(say: Say) -> None:
+def install_missing(say: Say, packages: list[str]) -> None:
     """Installs them with apt-get where that is possible. Raises HostNotReady naming them where it is not."""
-    packages = missing_packages()
     if not packages:
         return
     names = " ".join(packages)
@@ -50,7 +53,7 @@ def install_missing(say: Say) -> None:
     env = {"DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "update", "--quiet"], env=env)
     run(["apt-get", "install", "--quiet", "--yes", "--no-install-recommends", *packages], env=env)
-    still = missing_packages()
+    still = [package for package in (*missing_packages(), *missing_libraries()) if package in packages]
     if still:
         raise HostNotReady(f"apt-get installed {names}, but these are still missing: {' '.join(still)}")
 

@@ -56,10 +56,17 @@ def world(no_trace: None) -> Iterator[worlds.World]:
 
 
 @pytest.fixture(scope="session")
-def asked(world: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The outside's servers run; the log of the names that its name server was asked for."""
-    with worlds.servers(world, tmp_path_factory.mktemp("outside")) as log:
-        yield log
+def outside(world: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The outside's servers run; the folder with their certificate."""
+    folder = tmp_path_factory.mktemp("outside")
+    with worlds.servers(world, folder):
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def asked(outside: Path) -> Path:
+    """The log of the names that the outside's name server was asked for, and of where its proxy was sent."""
+    return outside / "asked"
 
 
 @pytest.fixture(scope="session")

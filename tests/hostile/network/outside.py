@@ -140,6 +140,35 @@ async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.transport.abort()
 
 
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One direction of a proxy's tunnel."""
+    while data := await reader.read(1 << 18):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
+
+
+def http_proxy(log: Path) -> Any:
+    """A proxy that wants user and password, and notes where it was asked to go."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if "Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=" not in head:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            writer.close()
+            return
+        target = head.split()[1]
+        with log.open("a") as noted:
+            noted.write(f"proxy {target}\n")
+        host, _, port = target.rpartition(":")
+        there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
+        writer.close()
+
+    return serve
+
+
 def certificate(directory: Path) -> tuple[Path, Path]:
     """A certificate of its own making, for every name."""
     key, chain = directory / "key.pem", directory / "certificate.pem"
@@ -168,6 +197,7 @@ async def main(directory: Path, addresses: list[str]) -> None:
         await web.TCPSite(runner, address, 443, ssl_context=tls, backlog=1024).start()
         for port, serve in ((25, greet), (7, echo_bytes), (9, say_nothing), (1025, reset)):
             await asyncio.start_server(serve, address, port, backlog=1024)
+    await asyncio.start_server(http_proxy(directory / "asked"), "11.22.33.45", 3128)
     await loop.create_datagram_endpoint(lambda: NameServer(directory / "asked"), (addresses[0], 53))
     http2 = grpc.aio.server()
     http2.add_secure_port("11.22.33.44:8443", grpc.ssl_server_credentials([(key.read_bytes(), chain.read_bytes())]))

@@ -16,12 +16,17 @@ from tests.hostile.network.inside import TRY
 Hit = Callable[..., Result]
 
 
-def namespace_of(pid: int | str) -> int:
+def namespace_of(pid: int) -> int:
     """The network namespace of a process."""
     return os.stat(f"/proc/{pid}/ns/net").st_ino
 
 
-def namespaces_of(pids: Iterable[int | str]) -> set[int]:
+def processes() -> list[int]:
+    """All that there are."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def namespaces_of(pids: Iterable[int]) -> set[int]:
     """The network namespaces that processes are in, and those that they hold open."""
     found = set()
     for pid in pids:
@@ -68,5 +73,5 @@ def test_a_killed_server_leaves_no_namespace(world: worlds.World, asked: Path) -
         own = namespaces_of([doomed.process.pid, *doomed.children()]) - {namespace_of(doomed.process.pid)}
         assert len(own) >= 4
         doomed.stop(signal.SIGKILL)
-        wait_until(lambda: not own & namespaces_of(filter(str.isdigit, os.listdir("/proc"))), "its namespaces are gone")
+        wait_until(lambda: not own & namespaces_of(processes()), "its namespaces are gone")
         events.close()

@@ -97,20 +97,21 @@ def _make() -> World:
 
 
 @contextlib.contextmanager
-def servers(place: World, directory: Path) -> Iterator[Path]:
-    """The outside's servers; gives the log of what they were asked."""
-    log = directory / "asked"
+def servers(place: World, directory: Path) -> Iterator[None]:
+    """The outside's servers, with their log and certificate in a folder."""
     program = [sys.executable, "-m", "tests.hostile.network.outside", str(directory), *OUTSIDE]
-    process = subprocess.Popen(
-        ["nsenter", f"--net={place.outside_path}", *program],
-        cwd=Path(__file__).parents[3],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with (directory / "errors").open("wb") as errors:
+        process = subprocess.Popen(
+            ["nsenter", f"--net={place.outside_path}", *program],
+            cwd=Path(__file__).parents[3],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
     assert process.stdout is not None
     try:
-        assert process.stdout.readline() == "listening\n"
-        yield log
+        assert process.stdout.readline() == "listening\n", (directory / "errors").read_text()
+        yield
     finally:
         process.kill()
         process.wait()

@@ -31,6 +31,8 @@ _FLAGS = (
     "--max-semi-space-size=16",
     # KiB, half of the 8 MiB that the main thread has: data literals and sums of a generated program are nested deeply.
     "--stack-size=3900",
+    # What the image trusts, with what the operator added, beside Node's own list; read when TLS is first used.
+    "--use-system-ca",
     # Node calls the way in which the worker lets user code import() experimental; users cannot act on that.
     "--disable-warning=ExperimentalWarning",
 )
