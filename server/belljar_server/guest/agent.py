@@ -17,89 +17,27 @@ The other end of fd 0 going away ends this process, and PID 1 takes the whole sa
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import ctypes
 import errno
-import heapq
 import json
 import os
-import resource
 import select
 import signal
 import socket
-import stat
 import sys
-import time
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import framing
 import refusals
+from files import USER, Identity, send_files, write_file
+from host import READ_BYTES, Hangup, Host
+from processes import count_tasks, end_everything, freeze, reap, watch_children
+from room import Prepared
 
-Identity = tuple[int, int, int, int]
-
-HOME = b"/home/user"
-USER = 1000
-DISK = "/mnt"
-MOUNTS = (("home", "/home/user"), ("tmp", "/tmp"), ("code", "/code"))  # noqa: S108  of the sandbox
-"""Folders of the one sized tmpfs, and where they are seen: one budget for all that user code writes."""
 UNUSED_DEVICES = ("/dev/fuse", "/dev/net/tun")
 """What gVisor puts into every /dev, for privileges that nobody here has."""
-MS_NOSUID, MS_NODEV, MS_BIND, MNT_DETACH = 2, 4, 4096, 2
-FREEZE_SECONDS = 0.05
-"""A worker that does not stop in this time is killed."""
-READ_BYTES = 1 << 16
-"""Bytes of one read: a buffer that is a mapping of its own would be made and unmade each time (malloc(3))."""
-DEEPEST = 64
-"""Folders below /home/user that are nested deeper are not walked."""
-SKIPPED_NAMED = 20
-"""So many of the files that were left out are named; the rest is counted."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Hangup(Exception):
-    """The host has closed the channel."""
-
-
-class Host:
-    """The channel to the host. Its state is what was received but not read yet."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self._buffer = memoryview(bytearray(READ_BYTES))
-        self._unpacker = framing.Unpacker(framing.MAX_TRUSTED_PAYLOAD)
-        self._frames: list[tuple[bytes, bytes]] = []
-
-    def receive(self) -> tuple[bytes, bytes]:
-        """The next frame; waits for it. Raises Hangup."""
-        while not self._frames:
-            self.fill()
-        return self._frames.pop(0)
-
-    def fill(self) -> None:
-        """Reads once from the socket. Raises Hangup."""
-        got = self.sock.recv_into(self._buffer)
-        if not got:
-            raise Hangup
-        self._frames += self._unpacker.feed(self._buffer[:got])
-
-    def pending(self) -> list[tuple[bytes, bytes]]:
-        """All frames that are there already."""
-        frames, self._frames = self._frames, []
-        return frames
-
-    def send(self, kind: bytes, message: object) -> None:
-        """Sends a frame with a JSON payload."""
-        self.sock.sendall(framing.pack(kind, json.dumps(message).encode()))
-
-    def send_bytes(self, kind: bytes, payload: bytes | memoryview) -> None:
-        """Sends a frame without copying its payload."""
-        self.sock.sendall(framing.HEADER.pack(kind, len(payload)))
-        self.sock.sendall(payload)
 
 
 class Worker:
@@ -137,180 +75,6 @@ class Worker:
             os.execv(argv[0], argv)  # noqa: S606  no shell is the point
         finally:
             os._exit(127)
-
-
-def become(uid: int) -> None:
-    """Makes `uid` the owner of what is written next. Capabilities come back with uid 0."""
-    os.seteuid(0)
-    os.setegid(uid)
-    os.seteuid(uid)
-
-
-def mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
-    """Attaches a file system to a folder. Raises OSError."""
-    if _libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode()) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"mount {target}: {os.strerror(code)}")
-
-
-class Prepared:
-    """What the sandbox is ready for: disk and limits as they were last wanted, so that only a difference costs time."""
-
-    def __init__(self) -> None:
-        self._disk_bytes = 0
-        self._limits: tuple[int, int] | None = None
-
-    def get(self, worker_pid: int, wanted: dict[str, int]) -> None:
-        """Makes it ready for a job with these limits. Raises OSError."""
-        if self._disk_bytes != wanted["disk_bytes"]:
-            if self._disk_bytes:
-                drop_disk()
-                self._disk_bytes = 0
-            prepare_disk(wanted["disk_bytes"])
-            self._disk_bytes = wanted["disk_bytes"]
-        limits = wanted["processes"], wanted["open_files"]
-        if self._limits != limits:
-            limit(worker_pid, *limits)
-            self._limits = limits
-
-
-def drop_disk() -> None:
-    """Takes the disk away again; nothing was written to it yet."""
-    for target in (*(target for _, target in MOUNTS), DISK):
-        if _libc.umount2(target.encode(), MNT_DETACH) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, f"umount {target}: {os.strerror(code)}")
-
-
-def prepare_disk(size: int) -> None:
-    """One tmpfs of `size` bytes behind home, /tmp and /code."""
-    mount("tmpfs", DISK, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=0777")
-    become(USER)
-    os.mkdir(f"{DISK}/home", 0o755)
-    become(0)
-    os.mkdir(f"{DISK}/tmp")  # noqa: S108  of the sandbox
-    os.chmod(f"{DISK}/tmp", 0o1777)  # noqa: S103, S108  as every /tmp is
-    os.mkdir(f"{DISK}/code", 0o755)
-    os.chmod(DISK, 0o700)
-    for name, target in MOUNTS:
-        mount(f"{DISK}/{name}", target, "none", MS_BIND, "")
-
-
-def limit(pid: int, processes: int, open_files: int) -> None:
-    """Sets the limits that the kernel keeps for each process; children of the worker inherit them."""
-    for what, value in (
-        (resource.RLIMIT_NPROC, processes),
-        (resource.RLIMIT_NOFILE, open_files),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.prlimit(pid, what, (value, value))
-
-
-def write_file(host: Host, header: dict[str, Any]) -> Identity:
-    """Writes one FILE and returns (device, inode, change time) by which a later change is noticed."""
-    root, owner = ("/home/user", USER) if header["root"] == "home" else ("/code", 0)
-    path = os.path.join(root, header["path"])
-    become(owner)
-    try:
-        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-        try:
-            left = header["size"]
-            while left:
-                kind, data = host.receive()
-                if kind != framing.DATA or len(data) > left:
-                    raise framing.BrokenFrame(f"expected {left} bytes of {path}")
-                left -= len(data)
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
-            return identity(os.fstat(fd))
-        finally:
-            os.close(fd)
-    finally:
-        become(0)
-
-
-def identity(info: os.stat_result) -> Identity:
-    """What changes when a file is written or replaced, and cannot be set back by its owner."""
-    return info.st_dev, info.st_ino, info.st_ctime_ns, info.st_size
-
-
-def count_tasks() -> int:
-    """Processes and threads of the user, as /proc tells; one that has ended counts until its parent has asked."""
-    tasks = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit() and name != "1":
-            threads = 1
-            with contextlib.suppress(OSError):
-                threads = max(1, len(os.listdir(f"/proc/{name}/task")))
-            tasks += threads
-    return tasks
-
-
-def watch_children() -> int:
-    """A file descriptor that becomes readable when a child ends."""
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    return reader
-
-
-def reap(worker_pid: int) -> tuple[int | None, int]:
-    """Collects children that have ended: the worker's wait status once it is among them, and how many others."""
-    status, others = None, 0
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, value = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            if pid == worker_pid:
-                status = value
-            else:
-                others += 1
-    return status, others
-
-
-def end_everything(worker_pid: int) -> int | None:
-    """Kills every process but this one until none is left; returns the worker's wait status if it was among them.
-
-    A fork that runs during the kill can escape it, but then its parent is among the dead, and one more round follows.
-    """
-    status = None
-    while True:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGKILL)
-        found, _ = reap(worker_pid)
-        status = found if found is not None else status
-        try:
-            pid, value = os.waitpid(-1, 0)
-        except ChildProcessError:
-            return status
-        if pid == worker_pid:
-            status = value
-
-
-def freeze(worker_pid: int, children: int) -> bool:
-    """Stops the worker with all its threads; tells whether nothing runs any more: not so when there are others."""
-    os.kill(worker_pid, signal.SIGSTOP)
-    until = time.monotonic() + FREEZE_SECONDS
-    while True:
-        pid, status = os.waitpid(worker_pid, os.WNOHANG | os.WUNTRACED)
-        if pid:  # if nobody else is there, nobody can start another process any more
-            return os.WIFSTOPPED(status) and is_alone(worker_pid)
-        left = until - time.monotonic()
-        if left <= 0:  # a thread in vfork stops only when its child goes on
-            return False
-        select.select([children], [], [], left)
-        with contextlib.suppress(BlockingIOError):
-            os.read(children, 4096)
-
-
-def is_alone(worker_pid: int) -> bool:
-    """Whether there is no process but the worker and this one."""
-    return {name for name in os.listdir("/proc") if name.isdigit()} <= {"1", str(worker_pid)}
 
 
 def status_of(report: bytes) -> int:
@@ -415,89 +179,6 @@ def run(  # noqa: C901  one loop
         end_everything(worker.pid)
     relay.drain()
     return (status if relay.status is None else relay.status), relay.tasks
-
-
-def walk(folder: bytes, depth: int, skipped: Skipped) -> Iterator[tuple[int, bytes, int, Identity]]:
-    """Regular files below `folder` as (change time, path, size, identity), without following links."""
-    try:
-        entries = os.scandir(folder)
-    except OSError as error:
-        skipped.add(folder, str(error.strerror))
-        return
-    with entries:
-        for entry in entries:
-            try:
-                info = entry.stat(follow_symlinks=False)
-            except OSError as error:  # the name of its folder may be nearly as long as a path can be
-                skipped.add(entry.path, str(error.strerror))
-                continue
-            if stat.S_ISREG(info.st_mode):
-                yield info.st_ctime_ns, entry.path, info.st_size, identity(info)
-            elif not stat.S_ISDIR(info.st_mode):
-                skipped.add(entry.path, "not a regular file")
-            elif depth == DEEPEST:
-                skipped.add(entry.path, f"nested deeper than {DEEPEST} folders")
-            else:
-                yield from walk(entry.path, depth + 1, skipped)
-
-
-class Skipped:
-    """What was left out: the first few by name, all by count."""
-
-    def __init__(self) -> None:
-        self.named: list[list[str]] = []
-        self.count = 0
-
-    def add(self, path: bytes, reason: str) -> None:
-        """One file was left out."""
-        self.count += 1
-        if len(self.named) < SKIPPED_NAMED:
-            self.named.append([encode_name(path), reason])
-
-
-def encode_name(path: bytes) -> str:
-    """The path below /home/user, as bytes that survive JSON."""
-    return base64.b64encode(os.path.relpath(path, HOME)).decode()
-
-
-def send_files(host: Host, known: set[Identity], count: int, size: int) -> None:
-    """Streams the files that were created or changed, oldest change first, as far as count and size allow."""
-    skipped = Skipped()
-    seen = 0
-
-    def changed() -> Iterator[tuple[int, bytes, int, Identity]]:
-        nonlocal seen
-        for item in walk(HOME, 0, skipped):
-            if item[3] not in known:
-                seen += 1
-                yield item
-
-    files = heapq.nsmallest(max(1, count), changed())[:count]  # of none it would not look at any
-    skipped.count += seen - len(files)
-    if seen > len(files):
-        skipped.named.append(["", f"only {count} artifacts are allowed, there were {seen}"])
-    buffer = memoryview(bytearray(framing.MAX_PAYLOAD if files else 0))
-    for _, path, length, _ in files:
-        if length > size:
-            skipped.add(path, f"its {length} bytes are above what is left of the {'artifact_bytes'} limit")
-            continue
-        size -= length
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError as error:
-            skipped.add(path, str(error.strerror))
-            continue
-        host.send(framing.ARTIFACT, {"name": encode_name(path), "size": length})
-        left = length
-        while left:
-            got = os.readv(fd, [buffer[: min(left, len(buffer))]])
-            if not got:
-                break
-            host.send_bytes(framing.DATA, buffer[:got])
-            left -= got
-        os.close(fd)
-        host.send(framing.ARTIFACT_END, {"complete": left == 0})
-    host.send(framing.END, {"skipped": skipped.named, "left_out": skipped.count})
 
 
 def rehearse(worker: Worker, children: int) -> None:
