@@ -34,7 +34,7 @@ import refusals
 from files import USER, Identity, send_files, write_file
 from host import READ_BYTES, Hangup, Host
 from processes import count_tasks, end_everything, freeze, reap, watch_children
-from room import Prepared
+from room import Disk, limit
 
 UNUSED_DEVICES = ("/dev/fuse", "/dev/net/tun")
 """What gVisor puts into every /dev, for privileges that nobody here has."""
@@ -211,19 +211,20 @@ def serve(host: Host, argv: list[str]) -> None:
 
     known: set[Identity] = set()
     wanted: dict[str, int] = {}
-    prepared = Prepared()
+    disk = Disk()
     while True:
         kind, payload = host.receive()
         if kind == framing.PREPARE:
             wanted = json.loads(payload)
-            prepared.get(worker.pid, wanted)
+            disk.fit(wanted["disk_bytes"])
+            limit(worker.pid, wanted["processes"], wanted["open_files"])
         elif kind == framing.FILE:
             known.add(write_file(host, json.loads(payload)))
         elif kind == framing.JOB:
             break
         elif kind == framing.WAKE:
             worker.sock.sendall(framing.pack(framing.WAKE, b"{}"))
-            prepared.get(worker.pid, json.loads(payload))
+            disk.fit(json.loads(payload)["disk_bytes"])
             ready = worker.ready()
             rehearse(worker, children)
             host.send_bytes(framing.READY, ready)

@@ -30,7 +30,7 @@ SEAL_BYTES = 16
 secret: code that looks for it in the worker's memory finds it, and can as well end the process as it likes."""
 
 READY = b"y"  # {"version": "3.13.5"}: warmed up and waiting
-WAKE = b"w"  # like PREPARE, as most jobs will want it; {} to a worker: you are a copy restored from a snapshot; make
+WAKE = b"w"  # {"disk_bytes": as most jobs want it}, {} to a worker: you are a copy restored from a snapshot; make
 # yourself unique, touch what a job touches, say READY
 PING = b"h"  # {}: are you there
 PONG = b"o"  # {}: yes

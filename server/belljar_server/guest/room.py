@@ -23,25 +23,21 @@ def mount(source: str, target: str, kind: str, flags: int, options: str) -> None
         raise OSError(code, f"mount {target}: {os.strerror(code)}")
 
 
-class Prepared:
-    """What the sandbox is ready for: disk and limits as they were last wanted, so that only a difference costs time."""
+class Disk:
+    """The disk, in the size that was wanted last, so that only another size costs time."""
 
     def __init__(self) -> None:
-        self._disk_bytes = 0
-        self._limits: tuple[int, int] | None = None
+        self._size = 0
 
-    def get(self, worker_pid: int, wanted: dict[str, int]) -> None:
-        """Makes it ready for a job with these limits. Raises OSError."""
-        if self._disk_bytes != wanted["disk_bytes"]:
-            if self._disk_bytes:
-                drop_disk()
-                self._disk_bytes = 0
-            prepare_disk(wanted["disk_bytes"])
-            self._disk_bytes = wanted["disk_bytes"]
-        limits = wanted["processes"], wanted["open_files"]
-        if self._limits != limits:
-            limit(worker_pid, *limits)
-            self._limits = limits
+    def fit(self, size: int) -> None:
+        """Makes it `size` bytes large; it is empty then. Raises OSError."""
+        if self._size == size:
+            return
+        if self._size:
+            drop_disk()
+            self._size = 0
+        prepare_disk(size)
+        self._size = size
 
 
 def drop_disk() -> None:
@@ -67,7 +63,10 @@ def prepare_disk(size: int) -> None:
 
 
 def limit(pid: int, processes: int, open_files: int) -> None:
-    """Sets the limits that the kernel keeps for each process; children of the worker inherit them."""
+    """Sets the limits that the kernel keeps for each process; children of the worker inherit them.
+
+    Works once: gVisor lets nobody raise a hard limit of another process again.
+    """
     for what, value in (
         (resource.RLIMIT_NPROC, processes),
         (resource.RLIMIT_NOFILE, open_files),

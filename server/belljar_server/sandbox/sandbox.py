@@ -150,7 +150,7 @@ class RunscSandbox:
             pump.start()
         try:
             if start.snapshot:
-                await self._channel.send_json(framing.WAKE, to_prepare(start.limits))
+                await self._channel.send_json(framing.WAKE, {"disk_bytes": start.limits.disk_bytes})
             kind, payload = await self._channel.receive()
         except ChannelClosed as error:
             raise SandboxFailed(await self._why_not_started(error)) from error
@@ -263,7 +263,11 @@ class RunscSandbox:
             raise SandboxFailed(f"a limit could not be set: {error}") from error
         if self._link and job.network:
             self._link.open(job.network, job.execution_id)
-        await self._channel.send_json(framing.PREPARE, to_prepare(limits))
+        prepare = {
+            name: getattr(limits, name)
+            for name in ("disk_bytes", "processes", "open_files", "artifact_count", "artifact_bytes")
+        }
+        await self._channel.send_json(framing.PREPARE, prepare)
         for source in job.sources:
             await self._send_header("code", source.path, len(source.content))
             for start in range(0, len(source.content), framing.MAX_PAYLOAD):
@@ -464,12 +468,6 @@ class _Progress:
     @property
     def running(self) -> bool:
         return self.started and self.wait_status is None
-
-
-def to_prepare(limits: Limits) -> dict[str, Any]:
-    """What the agent enforces, as PREPARE and WAKE say it."""
-    names = ("disk_bytes", "processes", "open_files", "artifact_count", "artifact_bytes")
-    return {name: getattr(limits, name) for name in names}
 
 
 def _decode_name(name: object) -> bytes:
