@@ -31,7 +31,8 @@ async def listening(serve: Serve) -> AsyncIterator[int]:
 
 async def hear(dialer: Dialer, port: int) -> bytes:
     """What the other side says through a connection to the target."""
-    sock = await dialer.connect(TARGET, port)
+    sock, address = await dialer.connect(TARGET, port)
+    assert address == TARGET[0]
     with sock:
         return await asyncio.get_running_loop().sock_recv(sock, 100)
 
@@ -43,8 +44,9 @@ async def test_the_first_address_that_answers_is_taken() -> None:
         writer.write(b"hello")
 
     async with listening(greet) as port:
-        sock = await Dialer().connect((ipaddress.ip_address("127.0.0.2"), *LOOPBACK), port)
+        sock, address = await Dialer().connect((ipaddress.ip_address("127.0.0.2"), *LOOPBACK), port)
         sock.close()
+        assert address == LOOPBACK[0]
     with pytest.raises(ConnectionRefusedError):
         await Dialer().connect(LOOPBACK, port)
 

@@ -53,13 +53,13 @@ class Dialer:
             except OSError:  # unreachable: a connection will say so
                 return False
 
-    async def connect(self, addresses: tuple[Address, ...], port: int) -> socket.socket:
-        """A connection to the first address that takes one. Raises OSError with the last one's reason."""
+    async def connect(self, addresses: tuple[Address, ...], port: int) -> tuple[socket.socket, Address]:
+        """A connection to the first address that takes one, and which. Raises OSError with the last one's reason."""
         last: OSError = OSError("there is no address")
         for address in addresses[:MOST_TRIED]:
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    return await self._one(address, port)
+                    return await self._one(address, port), address
             except TimeoutError:
                 last = TimeoutError(f"{address}:{port} did not answer within {CONNECT_SECONDS:g} s")
             except OSError as error:

@@ -29,6 +29,8 @@ from belljar_server.egress.resolver import NoSuchName, ResolveFailed
 
 LARGEST_QUERY = 4096
 TTL = 60
+FLOOD_SECONDS = 0.01
+"""Pause after a query beyond the budget."""
 MOST_AT_ONCE = 64
 """Queries of one sandbox that wait for an answer from outside."""
 
@@ -42,12 +44,15 @@ class Responder:
         self._names = names
         self._budget = budget
         self._waiting: set[asyncio.Task[None]] = set()
+        self._resume: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._readable)
 
     def close(self) -> None:
         """Answers no more."""
         self._loop.remove_reader(self._socket)
+        if self._resume:
+            self._resume.cancel()
         for task in self._waiting:
             task.cancel()
 
@@ -72,6 +77,13 @@ class Responder:
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
 
+    def _pause(self) -> None:
+        """Reads nothing for a moment: the kernel drops what a flood has beyond its buffer."""
+        self._loop.remove_reader(self._socket)
+        if self._resume:
+            self._resume.cancel()
+        self._resume = self._loop.call_later(FLOOD_SECONDS, self._loop.add_reader, self._socket, self._readable)
+
     async def _answer(self, query: dns.message.Message, asked: bytes, sender: tuple[str, int]) -> None:
         self._send(await self._reply_to(query), asked, sender)
 
@@ -82,6 +94,7 @@ class Responder:
             self._budget.query()
         except Exhausted as error:
             self._budget.deny("", 0, rules.Denial(str(error)))
+            self._pause()
             return self._reply(query, dns.rcode.REFUSED)
         name = rules.normalise(text)
         if not name or name.endswith(".arpa") or question.rdclass != dns.rdataclass.IN:

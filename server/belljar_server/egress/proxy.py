@@ -40,7 +40,8 @@ OTHER_FIRST_BYTES_SECONDS = 0.03
 LINGER_SECONDS = 1.0
 """How long a client has to read what it was told."""
 SWEEP_SECONDS = 1.0
-PAUSE_SECONDS = 0.1
+FLOOD_SECONDS, NO_FILES_SECONDS = 0.01, 0.1
+"""Pauses in taking connections."""
 
 
 class _Denied(Exception):
@@ -89,30 +90,36 @@ class Proxy:
             task.cancel()
 
     def _accept(self) -> None:
+        refused = False
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 client, _ = self._listener.accept()
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._pause()
-                return
+                    log.warning("no more files: connections of sandboxes wait; raise the server's limit on open files")
+                    self._pause(NO_FILES_SECONDS)
+                    return
+                break
             client.setblocking(False)
             connection = _Connection(client)
+            connection.name = self._names.name_of(connection.address)
             try:
                 self._budget.connect()
             except Exhausted as error:
                 self._budget.deny(connection.host, connection.port, Denial(str(error)))
                 reset(client)
+                refused = True
                 continue
             task = self._loop.create_task(self._serve(connection))
             self._connections[task] = connection
             task.add_done_callback(self._ended)
+        if refused:
+            self._pause(FLOOD_SECONDS)
 
-    def _pause(self) -> None:
-        """Takes no connection for a moment: without it a server that is out of files would spin."""
-        log.error("no more files: connections of sandboxes wait (raise the server's limit on open files)")
+    def _pause(self, seconds: float) -> None:
+        """Takes no connection for a moment, so that neither a flood nor a lack of files keeps the server busy."""
         self._loop.remove_reader(self._listener)
-        self._resume = self._loop.call_later(PAUSE_SECONDS, self._loop.add_reader, self._listener, self._accept)
+        self._resume = self._loop.call_later(seconds, self._loop.add_reader, self._listener, self._accept)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         connection = self._connections.pop(task)
@@ -134,16 +141,14 @@ class Proxy:
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
     async def _serve(self, connection: _Connection) -> None:
-        connection.name = self._names.name_of(connection.address)
         try:
             addresses = await self._judge(connection)
-            connection.server = await self._dialer.connect(addresses, connection.port)
+            connection.server, connection.real = await self._dialer.connect(addresses, connection.port)
         except _Denied as denied:
             await self._refuse(connection, denied.denial)
         except (OSError, NoSuchName, ResolveFailed) as error:
             connection.fate = f"failed: {error}"
         else:
-            connection.real = addresses[0]
             await self._relay(connection, connection.server)
 
     async def _judge(self, connection: _Connection) -> tuple[Address, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -9,6 +11,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from belljar_client import Client, Result
+from belljar_server.egress.dial import Dialer
+from belljar_server.egress.gateway import Outside
+from belljar_server.egress.resolver import Resolver
+from belljar_server.egress.rules import ServerRules
 from tests.conftest import Server, running_server, wait_until
 from tests.hostile.network import world as worlds
 from tests.hostile.network.inside import TRY
@@ -54,6 +60,22 @@ def test_sandboxes_live_in_namespaces_of_their_own(hit: Hit, server: Server, wor
     assert len(supervisors) == len(set(supervisors)) > 1
     server_links = worlds.in_namespace(world.host, socket.if_nameindex)
     assert {name for _, name in server_links} == {"lo", "eth0"}
+
+
+async def test_a_start_that_is_cancelled_leaves_no_files(hit: Hit) -> None:
+    """Whenever that is: while the namespaces are made, or after."""
+    outside = Outside(ServerRules(), Resolver([(worlds.DNS, 53)]), Dialer())
+    before = len(os.listdir("/proc/self/fd"))
+    for moments in range(6):
+        making = asyncio.create_task(outside.gateway())
+        for _ in range(moments):
+            await asyncio.sleep(0.001)
+        making.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            (await making).close()
+    async with asyncio.timeout(20):
+        while len(os.listdir("/proc/self/fd")) > before:
+            await asyncio.sleep(0.01)
 
 
 def test_a_killed_server_leaves_no_namespace(world: worlds.World, asked: Path) -> None:
