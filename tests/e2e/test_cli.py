@@ -168,3 +168,19 @@ def test_runtimes_are_listed(belljar: Belljar) -> None:
     assert {runtime["name"] for runtime in listed["runtimes"]} >= {"python", "javascript", "typescript"}
     assert listed["default_limits"]["timeout"] == 30.0
     assert belljar("runtimes").stdout.startswith("RUNTIME")
+
+
+def test_a_denied_host_is_told_with_the_option_that_allows_it(belljar: Belljar) -> None:
+    """What the code tried to reach, why it was not let, and what to add; nothing leaves this machine."""
+    code = "import urllib.request\nurllib.request.urlopen('http://192.168.0.1/')"
+    done = belljar("run", "-", "--runtime", "python", "--network", "full", stdin=code)
+    assert done.returncode == 1
+    assert "denied: 192.168.0.1:80: 192.168.0.1 is a private address, which is never reached" in done.stderr
+    assert "NETWORK_DENIED" in done.stderr
+    code = "import socket\nsocket.gethostbyname('api.example.com')"
+    done = belljar("run", "-", "--runtime", "python", "--allow", "example.org", stdin=code)
+    assert done.returncode == 1
+    assert "denied: api.example.com: no rule in network.allow names it; --allow api.example.com" in done.stderr
+    done = belljar("run", "-", "--runtime", "python", "--allow", "10.0.0.1", stdin="1")
+    assert done.returncode == 2
+    assert "network.allow[0]" in done.stderr

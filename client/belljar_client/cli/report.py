@@ -120,7 +120,8 @@ def runtimes_as_table(runtimes: Runtimes) -> str:
     for name, default in defaults.items():
         waived = " (not enforced on this server)" if name in runtimes.waived_limits else ""
         limits.append((name, _limit(name, default), _limit(name, highest[name]) + waived))
-    return f"{_table(rows)}\n\n{_table(limits)}"
+    networks = ", ".join(runtimes.network_modes) or "none"
+    return f"{_table(rows)}\n\n{_table(limits)}\n\nNETWORK  {networks}"
 
 
 def size(count: int) -> str:
