@@ -27,24 +27,14 @@ from belljar_server.sandbox.sandbox import write_bundle
 from belljar_server.sandbox.spec import Environment, oci_spec
 from belljar_server.setup import images
 from belljar_server.setup import runsc as runsc_setup
-from bench import network
-from bench.table import MIB, Row, serving, spread
+from bench import network, packages
+from bench.table import MIB, Row, serving, spread, timed
 
 TRIVIAL = {
     "python": "def main(a, b):\n    return a + b\n",
     "javascript": "exports.main = ({ a, b }) => a + b;\n",
     "typescript": Path(__file__).with_name("fifty_lines.ts").read_text(),
 }
-
-
-def timed(argv: list[str], times: int) -> list[float]:
-    """How long a command takes, each time."""
-    taken = []
-    for _ in range(times):
-        began = time.perf_counter()
-        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-        taken.append(time.perf_counter() - began)
-    return taken
 
 
 def rss(pid: int) -> float:
@@ -351,19 +341,23 @@ async def measure(*, quick: bool) -> list[Row]:
         async with AsyncClient(address) as client:
             rows.append(await burst(client))
             rows.append(await own_cost(client, pid))
-    with serving(POOL__MIN="14", POOL__MAX="14", POOL__MEMORY_BYTES=str(8 << 30)) as (address, pid):
+    with serving(POOL__MIN="10", POOL__MAX="10", POOL__MEMORY_BYTES=str(8 << 30)) as (address, pid):
         rows += await idle(address, pid)
     rows += await asyncio.to_thread(lambda: list(network.measure(times)))
-    return rows
+    return rows + await packages.measure(times)
 
 
 def main() -> None:
     """Measures and prints the table."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the executions")
+    parser.add_argument("--packages", action="store_true", help="only what packages cost")
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
     options = parser.parse_args()
-    rows = asyncio.run(measure(quick=options.quick))
+    if options.packages:
+        rows = asyncio.run(packages.measure(5 if options.quick else 50))
+    else:
+        rows = asyncio.run(measure(quick=options.quick))
     if options.json:
         print(json.dumps([row.__dict__ for row in rows], indent=2))
         return

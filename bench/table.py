@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,16 @@ def spread(seconds: list[float]) -> str:
     """p50 and p90 in milliseconds."""
     ordered = sorted(seconds)
     return f"p50 {statistics.median(ordered) * 1e3:.1f} ms, p90 {ordered[int(len(ordered) * 0.9)] * 1e3:.1f} ms"
+
+
+def timed(argv: list[str], times: int) -> list[float]:
+    """How long a command takes, each time."""
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        taken.append(time.perf_counter() - began)
+    return taken
 
 
 @contextmanager

@@ -81,6 +81,7 @@ class Phase(enum.StrEnum):
     """What an execution is busy with."""
 
     QUEUED = "queued"
+    INSTALLING = "installing"
     STARTING = "starting"
     RUNNING = "running"
     COLLECTING = "collecting"
@@ -91,6 +92,8 @@ class Stream(enum.StrEnum):
 
     STDOUT = "stdout"
     STDERR = "stderr"
+    INSTALL = "install"
+    """What the package manager prints."""
 
 
 class ErrorKind(enum.StrEnum):
@@ -110,6 +113,7 @@ class ErrorKind(enum.StrEnum):
     CANCELLED = "CANCELLED"
     SANDBOX_FAILED = "SANDBOX_FAILED"
     NETWORK_DENIED = "NETWORK_DENIED"
+    DEPENDENCY_FAILED = "DEPENDENCY_FAILED"
     UNKNOWN = "UNKNOWN"
     """A kind that this client is too old to know."""
 
@@ -153,6 +157,7 @@ class Usage:
     """What an execution cost."""
 
     queue_time: float = 0.0
+    install_time: float = 0.0
     start_time: float = 0.0
     run_time: float = 0.0
     collect_time: float = 0.0
@@ -196,6 +201,8 @@ class Ending:
     warnings: tuple[str, ...] = ()
     truncated: Truncated = field(default_factory=Truncated)
     denied_connections: tuple[DeniedConnection, ...] = ()
+    lockfile: str = ""
+    """What `dependencies` were resolved to, for `lock`; empty when nothing had to be installed."""
 
     @property
     def succeeded(self) -> bool:
@@ -216,6 +223,8 @@ class Result(Ending):
 
     stdout: bytes = b""
     stderr: bytes = b""
+    install_log: bytes = b""
+    """What the package manager printed."""
 
     @property
     def stdout_text(self) -> str:
@@ -292,7 +301,8 @@ class Transcript:
         if self._finished is None:
             raise RuntimeError("the execution is not over")
         ending = {name: getattr(self._finished, name) for name in Ending.__dataclass_fields__}
-        return Result(**ending, stdout=bytes(self._output[Stream.STDOUT]), stderr=bytes(self._output[Stream.STDERR]))
+        stdout, stderr, install_log = (bytes(self._output[stream]) for stream in Stream)
+        return Result(**ending, stdout=stdout, stderr=stderr, install_log=install_log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +313,8 @@ class Runtime:
     version: str
     main_file: str
     image_digest: str
+    packages: dict[str, str] = field(default_factory=dict)
+    """The preinstalled packages: version by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,10 @@ class Options(TypedDict, total=False):
     input_files: Mapping[str, bytes | str | Path | ArtifactId | Artifact] | None
     """Files below /home/user, by relative path: content, a local file to read, or an artifact."""
     env: Mapping[str, str] | None
+    dependencies: Sequence[str] | None
+    """Packages beside the preinstalled ones: `polars>=1` for Python, `zod@4` for Node."""
+    lock: str | None
+    """The `lockfile` of an earlier result: the very same packages again, instead of `dependencies`."""
     limits: Limits | None
     labels: Mapping[str, str] | None
     """For the server's log."""
@@ -82,6 +86,8 @@ def build_request(  # noqa: PLR0913 - the contract has as many fields
     files: Mapping[str, bytes | str] | None = None,
     input_files: Mapping[str, bytes | str | Path | ArtifactId | Artifact] | None = None,
     env: Mapping[str, str] | None = None,
+    dependencies: Sequence[str] | None = None,
+    lock: str | None = None,
     limits: Limits | None = None,
     labels: Mapping[str, str] | None = None,
     request_id: str | None = None,
@@ -98,6 +104,8 @@ def build_request(  # noqa: PLR0913 - the contract has as many fields
         entry=_choice("entry", entry, _ENTRIES),
         disconnect_policy=_choice("disconnect_policy", disconnect_policy, _DISCONNECT_POLICIES),
         request_id=_text("request_id", request_id or ""),
+        dependencies=_dependencies(dependencies or ()),
+        lock=_text("lock", lock or ""),
         limits=_limits(limits or Limits()),
         network=_network(network or ("allowlist" if allow else "none"), allow, network_limits or NetworkLimits()),
     )
@@ -108,6 +116,12 @@ def build_request(  # noqa: PLR0913 - the contract has as many fields
     for name, target, given in (("env", request.env, env), ("labels", request.labels, labels)):
         target.update({_text(name, key): _text(f"{name}[{key!r}]", value) for key, value in (given or {}).items()})
     return request
+
+
+def _dependencies(names: Sequence[str]) -> list[str]:
+    if isinstance(names, str):
+        raise _refusal("dependencies", "must be a list of names with versions, got one text")
+    return [_text(f"dependencies[{index}]", name) for index, name in enumerate(names)]
 
 
 def _inputs(inputs: Mapping[str, Any] | None, inputs_json: str | None) -> str:

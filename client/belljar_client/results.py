@@ -20,6 +20,7 @@ _OUTCOMES = {
 }
 _PHASES = {
     sandbox_pb2.PHASE_QUEUED: models.Phase.QUEUED,
+    sandbox_pb2.PHASE_INSTALLING: models.Phase.INSTALLING,
     sandbox_pb2.PHASE_STARTING: models.Phase.STARTING,
     sandbox_pb2.PHASE_RUNNING: models.Phase.RUNNING,
     sandbox_pb2.PHASE_COLLECTING: models.Phase.COLLECTING,
@@ -27,6 +28,7 @@ _PHASES = {
 _STREAMS = {
     sandbox_pb2.OUTPUT_STREAM_STDOUT: models.Stream.STDOUT,
     sandbox_pb2.OUTPUT_STREAM_STDERR: models.Stream.STDERR,
+    sandbox_pb2.OUTPUT_STREAM_INSTALL: models.Stream.INSTALL,
 }
 _NETWORK_MODES = {
     sandbox_pb2.NETWORK_MODE_NONE: "none",
@@ -64,7 +66,10 @@ def event_of(message: sandbox_pb2.ExecuteResponse) -> models.Event | None:
 def runtimes_of(message: sandbox_pb2.ListRuntimesResponse) -> models.Runtimes:
     """What a server runs."""
     return models.Runtimes(
-        runtimes=tuple(models.Runtime(r.name, r.version, r.main_file, r.image_digest) for r in message.runtimes),
+        runtimes=tuple(
+            models.Runtime(r.name, r.version, r.main_file, r.image_digest, {p.name: p.version for p in r.packages})
+            for r in message.runtimes
+        ),
         default_limits=_limits(message.default_limits),
         max_limits=_limits(message.max_limits),
         waived_limits=tuple(message.waived_limits),
@@ -84,6 +89,7 @@ def _ending(message: sandbox_pb2.Finished) -> dict[str, Any]:
         "result_artifact": _artifact(message.result_artifact) if message.HasField("result_artifact") else None,
         "usage": _usage(message.usage),
         "warnings": tuple(message.warnings),
+        "lockfile": message.lockfile,
         "truncated": models.Truncated(
             truncated.stdout, truncated.stderr, truncated.stdout_dropped_bytes, truncated.stderr_dropped_bytes
         ),

@@ -1,8 +1,9 @@
-"""The command line of the server: `belljar serve`, `belljar setup`, `belljar doctor`."""
+"""The command line of the server: `belljar serve`, `belljar setup`, `belljar doctor`, `belljar cache`."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = config.load(arguments.config)
     except HostNotReady as error:
         return _refuse(error, EXIT_SETTINGS)
-    commands = {"serve": _serve, "setup": _setup, "doctor": _doctor}
+    commands = {"serve": _serve, "setup": _setup, "doctor": _doctor, "cache": _cache}
     try:
         return commands[arguments.command](settings, arguments)
     except HostNotReady as error:
@@ -71,7 +72,41 @@ def _parser() -> argparse.ArgumentParser:
         description=f"Checks this host and says what to do. Exits with {EXIT_FAILED} when there is a FAIL.",
     )
     doctor.add_argument("--json", action="store_true", help="print the findings as one JSON array")
+    cache = commands.add_parser(
+        "cache",
+        parents=[shared],
+        help="requested packages that are kept: list, prune, warm",
+        description="What is kept of packages that requests asked for. A running server need not be stopped:"
+        " what it uses is never removed, and what is made here it finds.",
+    )
+    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the layers, the latest used first")
+    listing.add_argument("--json", action="store_true", help="print one JSON array")
+    prune = actions.add_parser("prune", help="remove the least recently used that nobody uses")
+    prune.add_argument("--keep", type=int, default=0, metavar="BYTES", help="stop when the rest fits (default: 0)")
+    warm = actions.add_parser("warm", help="install sets before anybody asks for them")
+    warm.add_argument("file", type=Path, metavar="FILE", help="TOML: [[set]] tables with runtime and dependencies")
     return parser
+
+
+def _cache(settings: Settings, arguments: argparse.Namespace) -> int:
+    from belljar_server import caching
+
+    if arguments.action == "prune":
+        _print(f"{caching.prune(settings, arguments.keep)} layers removed")
+        return 0
+    if arguments.action == "warm":
+        import asyncio
+
+        return 0 if asyncio.run(caching.warm(settings, caching.read_sets(arguments.file), _print)) else EXIT_FAILED
+    rows = caching.everything(settings)
+    if arguments.json:
+        _print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
+        return 0
+    for row in rows:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.used_at))
+        _print(f"{row.key[:12]}  {row.size_bytes / (1 << 20):8.1f} MiB  {used}  {row.packages}")
+    return 0
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:

@@ -7,8 +7,9 @@ import contextlib
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import grpc
 import structlog
@@ -23,6 +24,11 @@ from belljar_server.artifacts.s3 import S3Store
 from belljar_server.artifacts.spool import SpoolingStore
 from belljar_server.artifacts.urls import load_key
 from belljar_server.config import Settings
+from belljar_server.dependencies.cache import LayerCache
+from belljar_server.dependencies.installing import Kit
+from belljar_server.dependencies.provider import Dependencies
+from belljar_server.dependencies.registry import Registries
+from belljar_server.dependencies.shared import SharedLayers
 from belljar_server.egress import build as egress
 from belljar_server.errors import HostNotReady
 from belljar_server.executor import Executor
@@ -30,14 +36,17 @@ from belljar_server.log import configure as configure_log
 from belljar_server.metrics import Metrics
 from belljar_server.policy import NetworkSettings
 from belljar_server.readiness import Readiness
+from belljar_server.runtimes.installer import INSTALLER
 from belljar_server.sandbox import MakeLink, instance
 from belljar_server.sandbox.pool import PoolSource, Starts
+from belljar_server.sandbox.requested import RequestedEnvironments
 from belljar_server.sandbox.runsc import Launcher, Runsc
 from belljar_server.sandbox.sandbox import ColdSource, Start, write_bundle
 from belljar_server.sandbox.snapshot import Snapshots
-from belljar_server.sandbox.spec import Environment, oci_spec
+from belljar_server.sandbox.spec import Environment, installer_spec, oci_spec
 from belljar_server.service import SandboxService, add_to
-from belljar_server.setup import images
+from belljar_server.setup import environments as hosted
+from belljar_server.setup import images, registries
 from belljar_server.setup import runsc as runsc_setup
 
 log = structlog.get_logger()
@@ -73,8 +82,9 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
         waived = check_limits(here.tree.missing, settings)
         binary = runsc_setup.find(settings)
         environments = find_environments(settings)
-        for environment in environments.values():
-            stack.enter_context(images.in_use(environment.image))
+        preloaded = {each.runtime.name: each for each in hosted.preloaded(environments.values())}
+        for file in hosted.files(environments.values()):
+            stack.enter_context(images.in_use(file))
 
         # Networks: what the server allows of them, and the way out, which is tried before anybody needs it.
         networks = NetworkSettings(egress.server_rules(settings.egress), settings.egress)
@@ -83,17 +93,27 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
         # Sandboxes: a launcher that starts them, bundles for each environment, pools of waiting ones in front.
         launcher = await stack.enter_async_context(Launcher())
         runsc = Runsc(binary, here.runsc_root, settings.sandbox.platform)
-        starts = make_starts(environments, runsc, here, settings, outside.gateway if outside else None)
+        make_link = outside.gateway if outside else None
+        begin = partial(make_starts, runsc=runsc, here=here, settings=settings, make_link=make_link)
+        starts = dict(pair for each in (*environments.values(), *preloaded.values()) for pair in begin(each).items())
         metrics = Metrics()
         sandboxes: ColdSource | PoolSource
         if settings.pool.max:
             snapshots = Snapshots(settings.data_dir / "snapshots", launcher, here.tree)
             stack.callback(snapshots.close)
+            snapshots.forget()
             sandboxes = await stack.enter_async_context(
                 PoolSource(starts, snapshots, launcher, here.tree, settings.pool, metrics)
             )
         else:
             sandboxes = ColdSource({name: each.cold for name, each in starts.items()}, launcher, here.tree)
+
+        # Requested packages: a sandbox that installs, what it can ask, what is kept, and sandboxes with that in them.
+        requested = RequestedEnvironments(sandboxes, begin)
+        stack.callback(requested.close)
+        dependencies = await stack.enter_async_context(
+            open_dependencies(settings, runsc, here, launcher, requested.admit)
+        )
 
         # HTTP needs the store for downloads, the local store needs the port for its URLs.
         health_service = health.aio.HealthServicer()
@@ -122,6 +142,8 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
         executor = Executor(
             settings=settings.execution,
             environments=environments,
+            preloaded=preloaded,
+            dependencies=dependencies,
             sandboxes=sandboxes,
             store=store,
             metrics=metrics,
@@ -134,6 +156,9 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
         metrics.watch("belljar_sandboxes_live", "Sandboxes that exist now.", lambda: sandboxes.live)
         metrics.watch("belljar_executions_running", "Executions that hold a place.", lambda: executor.admission.running)
         metrics.watch("belljar_executions_waiting", "Executions that wait for one.", lambda: executor.admission.waiting)
+        metrics.watch(
+            "belljar_installations", "Sets of packages installed since the start.", lambda: dependencies.installations
+        )
         if isinstance(sandboxes, PoolSource):
             for name, pool in sandboxes.pools.items():
                 metrics.watch_pool(name, pool.count_waiting, pool.count_restoring)
@@ -174,13 +199,9 @@ def check_limits(missing: Mapping[str, str], settings: Settings) -> frozenset[st
 
 
 def make_starts(
-    environments: Mapping[str, Environment],
-    runsc: Runsc,
-    here: instance.Instance,
-    settings: Settings,
-    make_link: MakeLink | None,
+    environment: Environment, runsc: Runsc, here: instance.Instance, settings: Settings, make_link: MakeLink | None
 ) -> dict[str, Starts]:
-    """How sandboxes of each runtime come to be, with their bundles on disk; with network too if there can be links."""
+    """How sandboxes of an environment come to be, by key, with their bundles; with network too if links can be made."""
 
     def start(environment: Environment, kind: str) -> Start:
         spec = oci_spec(environment, warm=kind == "warm")
@@ -188,26 +209,50 @@ def make_starts(
         limits = settings.limits.default.as_limits()
         return Start(environment, runsc, bundle, settings.execution.start_timeout, limits, make_link=make_link)
 
-    starts = {}
-    for environment in environments.values():
-        warm = start(environment, "warm")
-        starts[environment.key] = Starts(start(environment, "cold"), warm)
-        if make_link:
-            linked = replace(environment, network=True)
-            starts[linked.key] = Starts(
-                start(linked, "cold"), warm, linked=start(linked, "warm"), floor=settings.egress.waiting
-            )
+    warm = start(environment, "warm")
+    starts = {environment.key: Starts(start(environment, "cold"), warm)}
+    if make_link:
+        linked = replace(environment, network=True)
+        starts[linked.key] = Starts(
+            start(linked, "cold"), warm, linked=start(linked, "warm"), floor=settings.egress.waiting
+        )
     return starts
 
 
 def find_environments(settings: Settings) -> dict[str, Environment]:
-    """Every runtime with its image. Raises HostNotReady when one is missing."""
+    """Every runtime with its image and layer. Raises HostNotReady when one is missing."""
     images.check_certificates(settings.data_dir, settings.egress.ca_bundle)
-    found = {}
-    for name, runtime in runtimes.load().items():
-        image = images.find(settings.data_dir, runtime)
-        found[name] = Environment(runtime, image.path, image.digest, image.version)
-    return found
+    return {name: hosted.find(settings.data_dir, runtime) for name, runtime in runtimes.load().items()}
+
+
+@contextlib.asynccontextmanager
+async def open_dependencies(
+    settings: Settings,
+    runsc: Runsc,
+    here: instance.Instance,
+    launcher: Launcher,
+    admit: Callable[[Environment], Awaitable[None]],
+) -> AsyncIterator[Dependencies]:
+    """What finds and makes layers of requested packages. Raises HostNotReady."""
+    image = images.find(settings.data_dir, INSTALLER)
+    bundle = write_bundle(
+        here.bundle("installer"), installer_spec(image.path, INSTALLER.worker, settings.dependencies.disk_bytes)
+    )
+    kit = Kit(runsc, bundle, launcher, here.tree, settings.dependencies)
+    cache = LayerCache(settings.data_dir / "dependencies", settings.dependencies.cache_bytes)
+    cache.open()
+    shared = None
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(images.in_use(image.path))
+        if settings.artifacts.store == "s3":
+            bucket = S3Store(settings.artifacts.s3, url_ttl=settings.artifacts.url_ttl)
+            shared = SharedLayers(await stack.enter_async_context(bucket))
+        async with Registries(settings.dependencies, settings.data_dir / registries.FILE) as found:
+            dependencies = Dependencies(kit, cache, found, admit, shared)
+            try:
+                yield dependencies
+            finally:
+                await dependencies.close()
 
 
 @contextlib.asynccontextmanager

@@ -260,6 +260,45 @@ class Artifacts(_Section):
         return self
 
 
+class Dependencies(_Section):
+    """Packages that requests ask for."""
+
+    python_index: str = ""
+    """Address of the Python package index (the simple API). Default: what pip of this machine uses, as set-up found."""
+    python_extra_indexes: tuple[str, ...] = ()
+    """More indexes, asked for what those before do not have."""
+    python_credentials_file: Path | None = None
+    """File with `name:password` for python_index."""
+    npm_registry: str = ""
+    """Address of the npm registry. Default: what npm of this machine uses, as set-up found."""
+    npm_token_file: Path | None = None
+    """File with the bearer token for npm_registry."""
+    ca_file: Path | None = None
+    """Certificates to trust instead of the host's own."""
+    build: bool = False
+    """Build Python packages that have no wheel, and run npm's package scripts; in the sandbox that installs."""
+    max_count: Annotated[int, Field(ge=0)] = 64
+    """Dependencies that one request may name; 0 turns them off."""
+    max_packages: Annotated[int, Field(ge=1)] = 500
+    """Packages that they may resolve to."""
+    max_installing: Annotated[int, Field(ge=1)] = 2
+    """Installations that run at once."""
+    timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds that one installation may take."""
+    memory_bytes: Annotated[int, Field(ge=256 * MIB)] = 3 * GIB
+    """Memory of one installation; its disk is in it."""
+    disk_bytes: Annotated[int, Field(ge=64 * MIB)] = 2 * GIB
+    """Disk of one installation: downloads, what they unpack to, and the layer made of it."""
+    download_bytes: Annotated[int, Field(ge=MIB)] = GIB
+    """Bytes that one installation may download."""
+    layer_bytes: Annotated[int, Field(ge=MIB)] = GIB
+    """Bytes that what is installed may take."""
+    resolve_ttl: Annotated[float, Field(ge=0)] = 86400.0
+    """Seconds after which the same request is resolved again, in the background."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 10 * GIB
+    """Layers on disk; the least recently used go first."""
+
+
 class Log(_Section):
     """The service's own log, on stderr."""
 
@@ -291,6 +330,7 @@ class Settings(BaseSettings):
     pool: Pool = Pool()
     egress: Egress = Egress()
     artifacts: Artifacts = Artifacts()
+    dependencies: Dependencies = Dependencies()
     log: Log = Log()
 
     @classmethod

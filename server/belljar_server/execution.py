@@ -26,8 +26,8 @@ class Execution:
         self.began = time.monotonic()
         self.finished: Finished | None = None
         self.finished_at = 0.0
-        self.dropped = {Stream.STDOUT: 0, Stream.STDERR: 0}
-        self.written = {Stream.STDOUT: 0, Stream.STDERR: 0}
+        self.dropped = dict.fromkeys(Stream, 0)
+        self.written = dict.fromkeys(Stream, 0)
         self._on_abandoned = on_abandoned
         self._events: list[Event] = []
         self._read = 0

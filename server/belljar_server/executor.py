@@ -21,6 +21,9 @@ from belljar_server.admission import Admission, Place
 from belljar_server.artifacts import ArtifactStore
 from belljar_server.artifacts.collect import show_name
 from belljar_server.config import Execution as ExecutionSettings
+from belljar_server.dependencies.installing import InstallFailed
+from belljar_server.dependencies.provider import Dependencies
+from belljar_server.environments import choose
 from belljar_server.errors import InvalidRequest, NotFound, SandboxFailed, StoreFailed, Unavailable, Violation
 from belljar_server.execution import Execution
 from belljar_server.guest.framing import MAX_PAYLOAD
@@ -38,7 +41,7 @@ from belljar_server.models import (
 from belljar_server.run import Run, Stopped
 from belljar_server.sandbox import Ending, JobFile, SandboxSource, Stop
 from belljar_server.sandbox.spec import Environment
-from belljar_server.verdict import judge
+from belljar_server.verdict import Verdict, judge
 
 log = structlog.get_logger()
 
@@ -70,6 +73,8 @@ class Executor:
         *,
         settings: ExecutionSettings,
         environments: Mapping[str, Environment],
+        preloaded: Mapping[str, Environment],
+        dependencies: Dependencies | None = None,
         sandboxes: SandboxSource,
         store: ArtifactStore,
         metrics: Metrics,
@@ -80,6 +85,8 @@ class Executor:
     ) -> None:
         self._settings = settings
         self._environments = environments
+        self._preloaded = preloaded
+        self._dependencies = dependencies
         self._sandboxes = sandboxes
         self._store = store
         self._metrics = metrics
@@ -239,8 +246,9 @@ class Executor:
             try:
                 async with run.stoppable():
                     run.queue_time = await held.enter_async_context(place)
+                environment = await self._prepare(run, held)
                 execution.tell(PhaseChange(Phase.STARTING))
-                environment = replace(self._environments[request.runtime], network=request.network is not None)
+                environment = replace(environment, network=request.network is not None)
                 started = time.monotonic()
                 while True:
                     try:
@@ -262,6 +270,29 @@ class Executor:
                     self._sandbox_failed(execution, f"before user code, tried again on another: {ending.fault}")
             except Stopped:
                 return run.finish(judge(Ending(None, stop=run.stopped), request.limits, ""), None)
+            except InstallFailed as error:
+                words = Failure(ErrorKind.DEPENDENCY_FAILED, str(error), traceback=error.last_lines, hint=error.hint)
+                return run.finish(Verdict(Outcome.FAILED, 1, failure=words), None)
+            except SandboxFailed as error:  # the one that installs; others are dealt with above
+                self._sandbox_failed(execution, str(error))
+                return run.finish(judge(Ending(None, fault=str(error)), request.limits, ""), None)
+
+    async def _prepare(self, run: Run, held: contextlib.AsyncExitStack) -> Environment:
+        """The environment to run in, with what the request asks for. Raises Stopped, InstallFailed, SandboxFailed."""
+        request = run.execution.request
+        plain = self._environments[request.runtime]
+        if self._dependencies is None or not self._dependencies.needs_layer(request, plain):
+            return choose(request, plain, self._preloaded.get(request.runtime))
+        began = time.monotonic()
+        try:
+            async with run.stoppable():
+                provided = await held.enter_async_context(
+                    self._dependencies.provide(request, plain, run.on_install_output)
+                )
+        finally:
+            run.install_time = time.monotonic() - began
+        run.lockfile = provided.lockfile
+        return provided.environment
 
     async def _conclude(self, run: Run, ending: Ending, environment: Environment) -> Finished:
         verdict = judge(ending, run.execution.request.limits, environment.runtime.main_file)
@@ -297,6 +328,7 @@ class Executor:
             self._metrics.output_bytes.labels(stream.value).inc(size)
         phases = {
             "queue": usage.queue_time,
+            "install": usage.install_time,
             "start": usage.start_time,
             "run": usage.run_time,
             "collect": usage.collect_time,

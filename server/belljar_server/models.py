@@ -42,6 +42,7 @@ class Phase(enum.Enum):
     """What an execution is busy with."""
 
     QUEUED = "queued"
+    INSTALLING = "installing"
     STARTING = "starting"
     RUNNING = "running"
     COLLECTING = "collecting"
@@ -52,6 +53,8 @@ class Stream(enum.Enum):
 
     STDOUT = "stdout"
     STDERR = "stderr"
+    INSTALL = "install"
+    """What the package manager prints."""
 
 
 class ErrorKind(enum.Enum):
@@ -71,6 +74,7 @@ class ErrorKind(enum.Enum):
     CANCELLED = "CANCELLED"
     SANDBOX_FAILED = "SANDBOX_FAILED"
     NETWORK_DENIED = "NETWORK_DENIED"
+    DEPENDENCY_FAILED = "DEPENDENCY_FAILED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +197,10 @@ class ExecutionRequest:
     files: tuple[SourceFile, ...] = ()
     input_files: tuple[InputFile, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
+    dependencies: tuple[str, ...] = ()
+    """Canonical: what the package manager of the runtime takes."""
+    lock: str = ""
+    """Canonical."""
     labels: tuple[tuple[str, str], ...] = ()
     request_id: str = ""
     fingerprint: bytes = b""
@@ -240,6 +248,7 @@ class Usage:
     """What an execution cost."""
 
     queue_time: float = 0.0
+    install_time: float = 0.0
     start_time: float = 0.0
     run_time: float = 0.0
     collect_time: float = 0.0
@@ -293,6 +302,7 @@ class Finished:
     stdout_dropped_bytes: int = 0
     stderr_dropped_bytes: int = 0
     denied_connections: tuple[DeniedConnection, ...] = ()
+    lockfile: str = ""
 
 
 Happening = Started | PhaseChange | Output | Finished

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 
-from belljar_server.config import Egress, LimitSettings
+from belljar_server.config import Dependencies, Egress, LimitSettings
+from belljar_server.dependencies import specs
 from belljar_server.egress import rules
 from belljar_server.errors import InvalidRequest, Violation
 from belljar_server.models import (
@@ -26,6 +28,7 @@ from belljar_server.models import (
     NetworkMode,
     SourceFile,
 )
+from belljar_server.runtimes import Ecosystem
 
 MAX_CODE_BYTES = 4 << 20
 MAX_INPUTS_BYTES = 16 << 20
@@ -79,6 +82,8 @@ class Draft:
     """None: a value that the contract does not know."""
     input_files: tuple[InputFile, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
+    dependencies: tuple[str, ...] = ()
+    lock: str = ""
     labels: tuple[tuple[str, str], ...] = ()
     limits: dict[str, float | int] = field(default_factory=dict)
     wrong: tuple[Violation, ...] = ()
@@ -100,7 +105,12 @@ class NetworkSettings:
 
 
 def judge(  # noqa: C901  one question after the other
-    draft: Draft, settings: LimitSettings, runtimes: Iterable[str], networks: NetworkSettings | None = None
+    draft: Draft,
+    settings: LimitSettings,
+    runtimes: Iterable[str],
+    networks: NetworkSettings | None = None,
+    ecosystems: Mapping[str, Ecosystem] = MappingProxyType({}),
+    dependencies: Dependencies = Dependencies(),  # noqa: B008  frozen
 ) -> ExecutionRequest:
     """The validated request with effective limits. Raises InvalidRequest with everything that is wrong."""
     wrong: list[Violation] = [*draft.wrong]
@@ -128,6 +138,7 @@ def judge(  # noqa: C901  one question after the other
     _judge_paths("input_files", [file.path for file in draft.input_files], refuse)
     _judge_sources(draft.input_files, refuse)
     _judge_env(draft.env, refuse)
+    wanted, lock = _judge_dependencies(draft, ecosystems.get(draft.runtime), dependencies.max_count, refuse)
     _judge_labels(draft.labels, refuse)
     limits = _judge_limits(draft.limits, settings, refuse)
     network = _judge_network(draft, networks or NetworkSettings(), refuse)
@@ -148,6 +159,8 @@ def judge(  # noqa: C901  one question after the other
         files=draft.files,
         input_files=draft.input_files,
         env=draft.env,
+        dependencies=wanted,
+        lock=lock,
         labels=draft.labels,
         request_id=draft.request_id,
         fingerprint=draft.fingerprint,
@@ -323,6 +336,39 @@ def _judge_env(env: tuple[tuple[str, str], ...], refuse: Refuse) -> None:
             refuse(
                 f"env[{shown(name)}]", f"has {variable} bytes with its name; at most {MAX_VARIABLE_BYTES} are allowed"
             )
+
+
+def _judge_dependencies(
+    draft: Draft, ecosystem: Ecosystem | None, most: int, refuse: Refuse
+) -> tuple[tuple[str, ...], str]:
+    """What is asked for in canonical form; with a lock that alone."""
+    if not draft.dependencies and not draft.lock:
+        return (), ""
+    where = "lock" if draft.lock else "dependencies"
+    if ecosystem is None:
+        refuse(where, "is set, but this runtime has no packages")
+        return (), ""
+    if most == 0:
+        refuse(where, "is set, but this server installs nothing beside what ListRuntimes lists")
+        return (), ""
+    if len(draft.dependencies) > most:
+        refuse("dependencies", f"has {len(draft.dependencies)} entries; at most {most} are allowed")
+        return (), ""
+    if ecosystem is Ecosystem.NPM and any(file.path.startswith("node_modules/") for file in draft.files):
+        refuse("files", "has a node_modules of its own, together with dependencies")
+    found = []
+    for index, text in enumerate(draft.dependencies):
+        try:
+            found.append(specs.canonical(ecosystem, text))
+        except specs.Refused as error:
+            refuse(f"dependencies[{index}]", f"{shown(text)} {error}")
+    lock = ""
+    if draft.lock:
+        try:
+            lock = specs.canonical_lock(ecosystem, draft.lock)
+        except specs.Refused as error:
+            refuse("lock", str(error))
+    return (() if lock else tuple(found)), lock
 
 
 def _judge_labels(labels: tuple[tuple[str, str], ...], refuse: Refuse) -> None:

@@ -53,8 +53,10 @@ class Run:
         self.execution = execution
         self.stopped: Stop | None = None
         self.queue_time = 0.0
+        self.install_time = 0.0
         self.start_time = 0.0
         self.running_at = 0.0
+        self.lockfile = ""
         self.warm = False
         self._retries = 0
         self.warnings: list[str] = []
@@ -139,6 +141,13 @@ class Run:
             network=request.network,
             execution_id=self.execution.id,
         )
+
+    def on_install_output(self, data: bytes) -> None:
+        """A package manager was started for this execution, or printed something."""
+        if not data:
+            self.execution.tell(PhaseChange(Phase.INSTALLING))
+        else:
+            self.execution.tell_output(Stream.INSTALL, data)
 
     def on_prepared(self) -> None:
         """Tells the client."""
@@ -248,6 +257,7 @@ class Run:
             stdout_dropped_bytes=self.execution.dropped[Stream.STDOUT],
             stderr_dropped_bytes=self.execution.dropped[Stream.STDERR],
             denied_connections=self._ending.traffic.denied if self._ending else (),
+            lockfile=self.lockfile,
         )
 
     def usage(self) -> Usage:
@@ -257,6 +267,7 @@ class Run:
         sources = sum(len(file.content) for file in request.files) + sum(file.size for file in self._files)
         return Usage(
             queue_time=self.queue_time,
+            install_time=self.install_time,
             start_time=self.start_time,
             run_time=ending.run_time,
             collect_time=ending.collect_time,

@@ -92,6 +92,9 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
         self._environments = environments
         self._metrics = metrics
         self._waived = waived
+        self._ecosystems = {
+            name: each.runtime.layer.ecosystem for name, each in environments.items() if each.runtime.layer
+        }
 
     async def Execute(  # noqa: N802  the contract's name
         self, request: pb.ExecuteRequest | Undecodable, context: Context
@@ -100,7 +103,14 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
         try:
             if isinstance(request, Undecodable):
                 raise InvalidRequest(Violation("request", f"is no ExecuteRequest: {request.problem}"))
-            accepted = policy.judge(to_draft(request), self._settings.limits, self._environments, self._networks)
+            accepted = policy.judge(
+                to_draft(request),
+                self._settings.limits,
+                self._environments,
+                self._networks,
+                self._ecosystems,
+                self._settings.dependencies,
+            )
             execution = await self._executor.submit(accepted)
         except BelljarError as error:
             await self._abort(context, error)
@@ -151,6 +161,7 @@ class SandboxService(sandbox_pb2_grpc.SandboxServiceServicer):
                     version=environment.version,
                     main_file=environment.runtime.main_file,
                     image_digest=environment.digest,
+                    packages=[pb.Package(name=package, version=version) for package, version in environment.packages],
                 )
                 for name, environment in sorted(self._environments.items())
             ],
@@ -207,6 +218,8 @@ def to_draft(request: pb.ExecuteRequest) -> policy.Draft:
             for file in request.input_files
         ),
         env=tuple(sorted(request.env.items())),
+        dependencies=tuple(request.dependencies),
+        lock=request.lock,
         labels=tuple(sorted(request.labels.items())),
         limits=limits,
         wrong=tuple(wrong),
@@ -294,8 +307,10 @@ def to_finished(finished: models.Finished) -> pb.Finished:
             network_bytes_in=usage.network_bytes_in,
             network_bytes_out=usage.network_bytes_out,
             network_connections=usage.network_connections,
+            install_time=to_duration(usage.install_time),
         ),
         warnings=finished.warnings,
+        lockfile=finished.lockfile,
         truncated=pb.Truncated(
             stdout=finished.stdout_dropped_bytes > 0,
             stderr=finished.stderr_dropped_bytes > 0,

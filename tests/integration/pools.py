@@ -16,6 +16,7 @@ from tests.conftest import Server, wait_until
 from tests.hostile.conftest import footprint, is_tidy, open_files
 
 RUNTIMES = ("python", "javascript", "typescript")
+ENVIRONMENTS = (*RUNTIMES, "python-data")
 SETTLED = 60.0
 """Seconds in which a pool is as it should be, also on a slow machine."""
 
@@ -47,7 +48,7 @@ def is_full(server: Server, runtime: str) -> bool:
 
 def wait_until_full(server: Server) -> None:
     """Returns when every pool has what it wants."""
-    wait_until(lambda: all(is_full(server, each) for each in RUNTIMES), "the pools are full", SETTLED)
+    wait_until(lambda: all(is_full(server, each) for each in ENVIRONMENTS), "the pools are full", SETTLED)
 
 
 def runsc_processes(server: Server, word: str = "--bundle=") -> dict[int, str]:

@@ -53,7 +53,7 @@ def own_data(tmp_path: Path) -> Path:
     """A data directory with the images of the real one and everything else its own."""
     data = tmp_path / "data"
     data.mkdir()
-    for name in ("bin", "images", "snapshots"):
+    for name in ("bin", "images", "layers", "snapshots"):
         if (DATA_DIR / name).exists():
             (data / name).symlink_to(DATA_DIR / name)
     return data

@@ -15,6 +15,7 @@ import pytest
 from belljar_client import Client
 from tests.conftest import Server, running_server, wait_until
 from tests.integration.pools import (
+    ENVIRONMENTS,
     RUNTIMES,
     SETTLED,
     kill,
@@ -100,7 +101,7 @@ def test_statusz_and_metrics_tell_what_waits(tidy: Server) -> None:
         assert row["snapshots"] >= 1
         assert 0 < row["restore seconds"] < 30
         assert values[f'belljar_restore_seconds_count{{runtime="{runtime}"}}'] >= row["waiting"]
-    assert len(runsc_processes(tidy)) == sum(pool(tidy, runtime)["waiting"] for runtime in RUNTIMES)
+    assert len(runsc_processes(tidy)) == sum(pool(tidy, each)["waiting"] for each in ENVIRONMENTS)
 
 
 def test_demand_raises_the_target_up_to_the_maximum(tidy: Server) -> None:
@@ -121,7 +122,7 @@ def test_no_sandbox_is_used_twice(tidy: Server) -> None:
             answers.append(client.execute(TRACES, inputs={"mark": f"mark{n}"}).check().value)
             now = set(runsc_processes(tidy).values())
             used.append(there - now)
-    assert answers == [{"mark": f"mark{n}", "found": [], "seen": [None, None]} for n in range(8)]
+    assert answers == [{"mark": f"mark{n}", "found": ["matplotlib"], "seen": [None, None]} for n in range(8)]
     assert not any(one & other for one, other in pairwise(used))
 
 
@@ -154,9 +155,9 @@ def test_a_waiting_sandbox_that_does_not_answer_is_replaced() -> None:
     """The heartbeat finds those that hang."""
     with running_server(POOL__MIN="1", POOL__MAX="1") as server, leaves_nothing(server):
         frozen = freeze(server)
-        assert len(frozen) == len(RUNTIMES)
+        assert len(frozen) == len(ENVIRONMENTS)
         wait_until(lambda: not frozen & set(runsc_processes(server).values()), "those that hang are replaced", SETTLED)
-        assert server.log_text().count("waiting sandbox does not answer") == len(RUNTIMES)
+        assert server.log_text().count("waiting sandbox does not answer") == len(ENVIRONMENTS)
 
 
 def test_whoever_gets_a_sandbox_that_hangs_is_served_by_another() -> None:

@@ -54,7 +54,7 @@ def settings(gateway: Gateway, tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "secret").write_text(SECRET_ACCESS_KEY)
     data = tmp_path / "data"
     data.mkdir(exist_ok=True)
-    for name in ("bin", "images"):
+    for name in ("bin", "images", "layers"):
         if not (data / name).exists():
             (data / name).symlink_to(DATA_DIR / name)
     return {

@@ -434,7 +434,7 @@ def test_help_teaches(belljar: Run) -> None:
     """Every command is listed, `run` shows examples and every exit code with its meaning."""
     code, out, _ = belljar("--help")
     assert code == 0
-    for command in ("run", "runtimes", "serve", "setup", "doctor"):
+    for command in ("run", "runtimes", "serve", "setup", "doctor", "cache"):
         assert f"\n    {command} " in out
     code, out, _ = belljar("run", "--help")
     assert code == 0

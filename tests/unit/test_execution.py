@@ -44,7 +44,7 @@ async def test_output_beyond_the_limit_is_counted_not_kept() -> None:
         (e.happening.stream, e.happening.content) async for e in execution.follow() if isinstance(e.happening, Output)
     ]
     assert pieces == [(Stream.STDOUT, b"12345678"), (Stream.STDERR, b"ab")]
-    assert execution.dropped == {Stream.STDOUT: 3, Stream.STDERR: 4}
+    assert (execution.dropped[Stream.STDOUT], execution.dropped[Stream.STDERR]) == (3, 4)
 
 
 async def test_flood_of_small_writes_becomes_few_events_for_a_slow_reader() -> None:

@@ -130,6 +130,7 @@ class Bench:
         self.executor = Executor(
             settings=ExecutionSettings(**settings),
             environments={"python": ENVIRONMENT},
+            preloaded={},
             sandboxes=self.source,
             store=self.store,
             metrics=Metrics(),

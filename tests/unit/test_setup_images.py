@@ -21,7 +21,7 @@ from belljar_server import setup
 from belljar_server.config import Settings
 from belljar_server.errors import HostNotReady
 from belljar_server.runtimes import ImageRecipe, NpmPackage, Runtime
-from belljar_server.setup import erofs, images, npm, rootfs, system
+from belljar_server.setup import erofs, images, npm, published, rootfs, system
 from belljar_server.setup.cache import Cache
 
 MMDEBSTRAP = """
@@ -392,7 +392,7 @@ def test_superseded_image_stays_for_a_while_and_then_goes(tmp_path: Path, log: P
     (tmp_path / "worker" / "worker.py").write_text("2\n")
     (second,) = build(tmp_path, runtime)
     assert first.exists()
-    long_ago = time.time() - 2 * images.SUPERSEDED_KEPT
+    long_ago = time.time() - 2 * published.SUPERSEDED_KEPT
     os.utime(first, (long_ago, long_ago))
     (tmp_path / "worker" / "worker.py").write_text("3\n")
     build(tmp_path, runtime)
@@ -406,7 +406,7 @@ def test_superseded_image_in_use_stays(tmp_path: Path, log: Path, runtime: Runti
     with images.in_use(images.find(tmp_path, runtime).path):
         (tmp_path / "worker" / "worker.py").write_text("2\n")
         build(tmp_path, runtime)
-        long_ago = time.time() - 2 * images.SUPERSEDED_KEPT
+        long_ago = time.time() - 2 * published.SUPERSEDED_KEPT
         os.utime(first, (long_ago, long_ago))
         (tmp_path / "worker" / "worker.py").write_text("3\n")
         build(tmp_path, runtime)

@@ -15,6 +15,7 @@ from belljar_client.models import Limits
 SERVER_COMMANDS = {
     "serve": "start the service",
     "setup": "make this machine ready: runsc, images (a second run does nothing)",
+    "cache": "requested packages that are kept: list, prune, warm",
     "doctor": "check this machine and say what to do about each finding",
 }
 """Commands that come with `belljar[server]`; their arguments are parsed there."""
@@ -121,6 +122,21 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     given.add_argument(
         "--source", action="append", type=placed_file, default=[], metavar="PATH[=NAME]", help="one more source file"
+    )
+    given.add_argument(
+        "--with",
+        action="append",
+        dest="dependencies",
+        default=[],
+        metavar="PACKAGE",
+        help="a package with its version, polars>=1 or zod@4; beside those that the file declares (inline script"
+        " metadata in Python, package.json beside it in JavaScript and TypeScript)",
+    )
+    given.add_argument(
+        "--lock",
+        type=Path,
+        metavar="FILE",
+        help="run with the very packages in FILE; when it is not there it is written, for the next time",
     )
     given.add_argument("--env", action="append", type=pair, default=[], metavar="K=V", help="an environment variable")
     given.add_argument(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from belljar_client.cli import report
+from belljar_client.cli import declared, report
 from belljar_client.cli.arguments import inputs_json_of, limits_of, refuse, runtime_of
 from belljar_client.cli.exits import Exit, exit_of_result
 from belljar_client.client import Client
@@ -34,6 +34,8 @@ def run(arguments: argparse.Namespace) -> Exit:
         _print(report.as_json(result, saved))
     elif arguments.result and result.succeeded:
         _print_result(result)
+    if arguments.lock and result.lockfile and not arguments.lock.exists():
+        arguments.lock.write_text(result.lockfile)
     ended = exit_of_result(result)
     return Exit.NOT_SAVED if ended is Exit.SUCCEEDED and not complete else ended
 
@@ -48,6 +50,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         files=_read_files(arguments.source, "--source"),
         input_files=_read_files(arguments.file, "--file"),
         env=dict(arguments.env),
+        dependencies=[*arguments.dependencies, *declared.of(arguments.code_file)],
+        lock=arguments.lock.read_text() if arguments.lock and arguments.lock.exists() else None,
         labels=dict(arguments.label),
         limits=limits_of(arguments),
         request_id=arguments.request_id,
@@ -61,6 +65,7 @@ def _watch(client: Client, code: str, options: Options, *, moved: bool) -> Resul
     targets: dict[Stream, BinaryIO] = {
         Stream.STDOUT: sys.stderr.buffer if moved else sys.stdout.buffer,
         Stream.STDERR: sys.stderr.buffer,
+        Stream.INSTALL: sys.stderr.buffer,
     }
     transcript = Transcript()
     events = client.stream(code, **options)

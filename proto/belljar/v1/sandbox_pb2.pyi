@@ -38,12 +38,14 @@ class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PHASE_STARTING: _ClassVar[Phase]
     PHASE_RUNNING: _ClassVar[Phase]
     PHASE_COLLECTING: _ClassVar[Phase]
+    PHASE_INSTALLING: _ClassVar[Phase]
 
 class OutputStream(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OUTPUT_STREAM_UNSPECIFIED: _ClassVar[OutputStream]
     OUTPUT_STREAM_STDOUT: _ClassVar[OutputStream]
     OUTPUT_STREAM_STDERR: _ClassVar[OutputStream]
+    OUTPUT_STREAM_INSTALL: _ClassVar[OutputStream]
 
 class ErrorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -61,6 +63,7 @@ class ErrorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_KIND_SIGNALED: _ClassVar[ErrorKind]
     ERROR_KIND_CANCELLED: _ClassVar[ErrorKind]
     ERROR_KIND_SANDBOX_FAILED: _ClassVar[ErrorKind]
+    ERROR_KIND_DEPENDENCY_FAILED: _ClassVar[ErrorKind]
     ERROR_KIND_NETWORK_DENIED: _ClassVar[ErrorKind]
 
 class NetworkMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -91,9 +94,11 @@ PHASE_QUEUED: Phase
 PHASE_STARTING: Phase
 PHASE_RUNNING: Phase
 PHASE_COLLECTING: Phase
+PHASE_INSTALLING: Phase
 OUTPUT_STREAM_UNSPECIFIED: OutputStream
 OUTPUT_STREAM_STDOUT: OutputStream
 OUTPUT_STREAM_STDERR: OutputStream
+OUTPUT_STREAM_INSTALL: OutputStream
 ERROR_KIND_UNSPECIFIED: ErrorKind
 ERROR_KIND_SYNTAX_ERROR: ErrorKind
 ERROR_KIND_EXCEPTION: ErrorKind
@@ -108,6 +113,7 @@ ERROR_KIND_EXITED: ErrorKind
 ERROR_KIND_SIGNALED: ErrorKind
 ERROR_KIND_CANCELLED: ErrorKind
 ERROR_KIND_SANDBOX_FAILED: ErrorKind
+ERROR_KIND_DEPENDENCY_FAILED: ErrorKind
 ERROR_KIND_NETWORK_DENIED: ErrorKind
 NETWORK_MODE_UNSPECIFIED: NetworkMode
 NETWORK_MODE_NONE: NetworkMode
@@ -118,7 +124,7 @@ ARTIFACT_STATE_AVAILABLE: ArtifactState
 ARTIFACT_STATE_PENDING: ArtifactState
 
 class ExecuteRequest(_message.Message):
-    __slots__ = ("request_id", "runtime", "code", "files", "inputs_json", "entry", "input_files", "env", "limits", "labels", "disconnect_policy", "network")
+    __slots__ = ("request_id", "runtime", "code", "files", "inputs_json", "entry", "input_files", "env", "limits", "dependencies", "lock", "labels", "disconnect_policy", "network")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +148,8 @@ class ExecuteRequest(_message.Message):
     INPUT_FILES_FIELD_NUMBER: _ClassVar[int]
     ENV_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    DEPENDENCIES_FIELD_NUMBER: _ClassVar[int]
+    LOCK_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     DISCONNECT_POLICY_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
@@ -154,10 +162,12 @@ class ExecuteRequest(_message.Message):
     input_files: _containers.RepeatedCompositeFieldContainer[InputFile]
     env: _containers.ScalarMap[str, str]
     limits: Limits
+    dependencies: _containers.RepeatedScalarFieldContainer[str]
+    lock: str
     labels: _containers.ScalarMap[str, str]
     disconnect_policy: DisconnectPolicy
     network: Network
-    def __init__(self, request_id: _Optional[str] = ..., runtime: _Optional[str] = ..., code: _Optional[str] = ..., files: _Optional[_Iterable[_Union[SourceFile, _Mapping]]] = ..., inputs_json: _Optional[str] = ..., entry: _Optional[_Union[Entry, str]] = ..., input_files: _Optional[_Iterable[_Union[InputFile, _Mapping]]] = ..., env: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., disconnect_policy: _Optional[_Union[DisconnectPolicy, str]] = ..., network: _Optional[_Union[Network, _Mapping]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., runtime: _Optional[str] = ..., code: _Optional[str] = ..., files: _Optional[_Iterable[_Union[SourceFile, _Mapping]]] = ..., inputs_json: _Optional[str] = ..., entry: _Optional[_Union[Entry, str]] = ..., input_files: _Optional[_Iterable[_Union[InputFile, _Mapping]]] = ..., env: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., dependencies: _Optional[_Iterable[str]] = ..., lock: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., disconnect_policy: _Optional[_Union[DisconnectPolicy, str]] = ..., network: _Optional[_Union[Network, _Mapping]] = ...) -> None: ...
 
 class Network(_message.Message):
     __slots__ = ("mode", "allow", "limits")
@@ -270,7 +280,7 @@ class Output(_message.Message):
     def __init__(self, stream: _Optional[_Union[OutputStream, str]] = ..., content: _Optional[bytes] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("outcome", "exit_code", "signal", "result_json", "error", "artifacts", "result_artifact", "usage", "warnings", "truncated", "denied_connections")
+    __slots__ = ("outcome", "exit_code", "signal", "result_json", "error", "artifacts", "result_artifact", "usage", "warnings", "truncated", "lockfile", "denied_connections")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_FIELD_NUMBER: _ClassVar[int]
@@ -281,6 +291,7 @@ class Finished(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    LOCKFILE_FIELD_NUMBER: _ClassVar[int]
     DENIED_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     outcome: Outcome
     exit_code: int
@@ -292,8 +303,9 @@ class Finished(_message.Message):
     usage: Usage
     warnings: _containers.RepeatedScalarFieldContainer[str]
     truncated: Truncated
+    lockfile: str
     denied_connections: _containers.RepeatedCompositeFieldContainer[DeniedConnection]
-    def __init__(self, outcome: _Optional[_Union[Outcome, str]] = ..., exit_code: _Optional[int] = ..., signal: _Optional[int] = ..., result_json: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., result_artifact: _Optional[_Union[Artifact, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., truncated: _Optional[_Union[Truncated, _Mapping]] = ..., denied_connections: _Optional[_Iterable[_Union[DeniedConnection, _Mapping]]] = ...) -> None: ...
+    def __init__(self, outcome: _Optional[_Union[Outcome, str]] = ..., exit_code: _Optional[int] = ..., signal: _Optional[int] = ..., result_json: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., result_artifact: _Optional[_Union[Artifact, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., truncated: _Optional[_Union[Truncated, _Mapping]] = ..., lockfile: _Optional[str] = ..., denied_connections: _Optional[_Iterable[_Union[DeniedConnection, _Mapping]]] = ...) -> None: ...
 
 class DeniedConnection(_message.Message):
     __slots__ = ("host", "port", "reason", "rule", "count")
@@ -348,7 +360,7 @@ class Artifact(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., download_url: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[ArtifactState, str]] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("queue_time", "start_time", "run_time", "collect_time", "cpu_time", "peak_memory_bytes", "stdout_bytes", "stderr_bytes", "input_bytes", "artifact_bytes", "network_bytes_in", "network_bytes_out", "network_connections")
+    __slots__ = ("queue_time", "start_time", "run_time", "collect_time", "cpu_time", "peak_memory_bytes", "stdout_bytes", "stderr_bytes", "input_bytes", "artifact_bytes", "network_bytes_in", "network_bytes_out", "network_connections", "install_time")
     QUEUE_TIME_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     RUN_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -362,6 +374,7 @@ class Usage(_message.Message):
     NETWORK_BYTES_IN_FIELD_NUMBER: _ClassVar[int]
     NETWORK_BYTES_OUT_FIELD_NUMBER: _ClassVar[int]
     NETWORK_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    INSTALL_TIME_FIELD_NUMBER: _ClassVar[int]
     queue_time: _duration_pb2.Duration
     start_time: _duration_pb2.Duration
     run_time: _duration_pb2.Duration
@@ -375,7 +388,8 @@ class Usage(_message.Message):
     network_bytes_in: int
     network_bytes_out: int
     network_connections: int
-    def __init__(self, queue_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., start_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., run_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., collect_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., peak_memory_bytes: _Optional[int] = ..., stdout_bytes: _Optional[int] = ..., stderr_bytes: _Optional[int] = ..., input_bytes: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., network_bytes_in: _Optional[int] = ..., network_bytes_out: _Optional[int] = ..., network_connections: _Optional[int] = ...) -> None: ...
+    install_time: _duration_pb2.Duration
+    def __init__(self, queue_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., start_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., run_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., collect_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cpu_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., peak_memory_bytes: _Optional[int] = ..., stdout_bytes: _Optional[int] = ..., stderr_bytes: _Optional[int] = ..., input_bytes: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., network_bytes_in: _Optional[int] = ..., network_bytes_out: _Optional[int] = ..., network_connections: _Optional[int] = ..., install_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Truncated(_message.Message):
     __slots__ = ("stdout", "stderr", "stdout_dropped_bytes", "stderr_dropped_bytes")
@@ -412,13 +426,23 @@ class ListRuntimesResponse(_message.Message):
     def __init__(self, runtimes: _Optional[_Iterable[_Union[Runtime, _Mapping]]] = ..., default_limits: _Optional[_Union[Limits, _Mapping]] = ..., max_limits: _Optional[_Union[Limits, _Mapping]] = ..., waived_limits: _Optional[_Iterable[str]] = ..., network_modes: _Optional[_Iterable[_Union[NetworkMode, str]]] = ..., default_network_limits: _Optional[_Union[NetworkLimits, _Mapping]] = ..., max_network_limits: _Optional[_Union[NetworkLimits, _Mapping]] = ...) -> None: ...
 
 class Runtime(_message.Message):
-    __slots__ = ("name", "version", "main_file", "image_digest")
+    __slots__ = ("name", "version", "main_file", "image_digest", "packages")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MAIN_FILE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PACKAGES_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     main_file: str
     image_digest: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., main_file: _Optional[str] = ..., image_digest: _Optional[str] = ...) -> None: ...
+    packages: _containers.RepeatedCompositeFieldContainer[Package]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., main_file: _Optional[str] = ..., image_digest: _Optional[str] = ..., packages: _Optional[_Iterable[_Union[Package, _Mapping]]] = ...) -> None: ...
+
+class Package(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...

@@ -11,6 +11,8 @@ from files import USER, become
 DISK = "/mnt"
 MOUNTS = (("home", "/home/user"), ("tmp", "/tmp"), ("code", "/code"))  # noqa: S108  of the sandbox
 """Folders of the one sized tmpfs, and where they are seen: one budget for all that user code writes."""
+DEPENDENCIES = "/deps"
+"""Where the layer of requested packages is mounted, when there is one."""
 MS_NOSUID, MS_NODEV, MS_BIND, MNT_DETACH = 2, 4, 4096, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -57,6 +59,8 @@ def prepare_disk(size: int) -> None:
     os.mkdir(f"{DISK}/tmp")  # noqa: S108  of the sandbox
     os.chmod(f"{DISK}/tmp", 0o1777)  # noqa: S103, S108  as every /tmp is
     os.mkdir(f"{DISK}/code", 0o755)
+    if os.path.isdir(f"{DEPENDENCIES}/node_modules"):  # where Node looks first
+        os.symlink(f"{DEPENDENCIES}/node_modules", f"{DISK}/code/node_modules")
     os.chmod(DISK, 0o700)
     for name, target in MOUNTS:
         mount(f"{DISK}/{name}", target, "none", MS_BIND, "")

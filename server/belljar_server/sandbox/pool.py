@@ -66,7 +66,13 @@ class EnvironmentPool:
 
     def __init__(self, name: str, starts: Starts, bounds: Bounds) -> None:
         self.name = name
+        environment = starts.warm.environment
+        self.label = f"{environment.runtime.name}-requested" if environment.dependencies else name
+        """Its name in metrics, where sets of requested packages are one."""
+        self.tasks: set[asyncio.Task[None]] = set()
         self.starts = starts
+        preload = starts.warm.environment.preload
+        self.waiting_bytes = preload.waiting_bytes if preload else WAITING_BYTES
         self.state = PoolState(bounds)
         self.sandboxes: dict[str, RunscSandbox] = {}
         self.snapshots: dict[int, Snapshot] = {}
@@ -76,6 +82,7 @@ class EnvironmentPool:
         self.running: Counter[int] = Counter()
         self.failures: Counter[int] = Counter()
         self.origin: dict[str, int] = {}
+        self.in_use = 0
         self.changed = asyncio.Event()
         self.lacks_snapshot = asyncio.Event()
 
@@ -166,11 +173,32 @@ class PoolSource:
 
     async def __aenter__(self) -> Self:
         for pool in self.pools.values():
-            self._spawn(self._keep_snapshots(pool))
-            self._spawn(self._keep(pool))
-            self._spawn(self._beat(pool))
+            self._tend(pool)
         self._spawn(self._watch_memory())
         return self
+
+    def _tend(self, pool: EnvironmentPool) -> None:
+        for work in (self._keep_snapshots(pool), self._keep(pool), self._beat(pool)):
+            self._spawn(work, pool.tasks)
+
+    def add(self, name: str, starts: Starts) -> None:
+        """One more environment, for which nothing waits until somebody has asked."""
+        bounds = Bounds(0, self._settings.max, self._settings.max_age, AT_ONCE)
+        self.pools[name] = EnvironmentPool(name, starts, bounds)
+        self._tend(self.pools[name])
+
+    def is_used(self, name: str) -> bool:
+        """Whether anything of an environment runs now."""
+        return self.pools[name].in_use > 0
+
+    async def remove(self, name: str, *keys: str) -> None:
+        """Lets go of an environment of which nothing runs, with its pools and its snapshots."""
+        for pool in [self.pools.pop(key) for key in keys]:
+            for task in pool.tasks:
+                task.cancel()
+            await asyncio.wait(pool.tasks)
+            await self._let_go(pool, tuple(pool.sandboxes))
+        await asyncio.to_thread(self._snapshots.forget, name)
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
@@ -184,7 +212,12 @@ class PoolSource:
     async def acquire(self, environment: Environment) -> AsyncIterator[RunscSandbox]:
         """A fresh sandbox that is destroyed at the end of the scope. Raises SandboxFailed."""
         pool = self.pools[environment.key]
-        sandbox = self._take(pool) or await self._make(pool)
+        pool.in_use += 1
+        try:
+            sandbox = self._take(pool) or await self._make(pool)
+        except BaseException:
+            pool.in_use -= 1
+            raise
         number = pool.origin.get(sandbox.id)
         self._in_use += 1
         if number is not None:
@@ -193,6 +226,7 @@ class PoolSource:
             yield sandbox
         finally:
             self._in_use -= 1
+            pool.in_use -= 1
             if number is not None:
                 pool.running[number] -= 1
             await self._destroy(pool, sandbox)
@@ -205,10 +239,10 @@ class PoolSource:
             log.warning("waiting sandbox died", runtime=pool.name, sandbox=item.id)
             item = pool.state.take_another(pool.twins())
         pool.changed.set()
-        self._metrics.pool_requests.labels(pool.name, "hit" if item else "miss").inc()
+        self._metrics.pool_requests.labels(pool.label, "hit" if item else "miss").inc()
         if item is None:
             return None
-        self._metrics.pool_age.labels(pool.name).observe(now - item.since)
+        self._metrics.pool_age.labels(pool.label).observe(now - item.since)
         sandbox = pool.sandboxes.pop(item.id)
         sandbox.warm = True
         sandbox.foreground()
@@ -253,7 +287,7 @@ class PoolSource:
         pool.failures[number] = 0
         pool.origin[sandbox.id] = number
         self._nonces.extend(nonces)
-        self._metrics.restore_seconds.labels(pool.name).observe(time.monotonic() - began)
+        self._metrics.restore_seconds.labels(pool.label).observe(time.monotonic() - began)
         return sandbox
 
     async def _destroy(self, pool: EnvironmentPool, sandbox: RunscSandbox) -> None:
@@ -263,7 +297,7 @@ class PoolSource:
         await sandbox.destroy()
 
     def _restore_failed(self, pool: EnvironmentPool, error: SandboxFailed) -> None:
-        self._metrics.restore_failures.labels(pool.name).inc()
+        self._metrics.restore_failures.labels(pool.label).inc()
         log.error("restore failed", runtime=pool.name, error=str(error))
 
     async def _keep(self, pool: EnvironmentPool) -> None:
@@ -284,7 +318,7 @@ class PoolSource:
         failures = 0
         while True:
             pool.lacks_snapshot.clear()
-            lacking = [n for n in range(pool.starts.warm.environment.runtime.snapshots) if n not in pool.snapshots]
+            lacking = [n for n in range(pool.starts.warm.environment.snapshots) if n not in pool.snapshots]
             try:
                 for number in lacking:
                     if number not in pool.doubted:
@@ -299,7 +333,7 @@ class PoolSource:
                         failures = 0
             except SandboxFailed as error:
                 log.error("snapshot cannot be built", runtime=pool.name, error=str(error))  # noqa: TRY400  expected
-                self._metrics.restore_failures.labels(pool.name).inc()
+                self._metrics.restore_failures.labels(pool.label).inc()
                 failures += 1
                 await asyncio.sleep(pause_after(failures))
                 continue
@@ -363,8 +397,8 @@ class PoolSource:
         while True:
             short = available_memory() < self._settings.min_available_bytes
             shares = sum(pool.share for pool in self.pools.values())
-            for pool in self.pools.values():
-                room = int(self._settings.memory_bytes // WAITING_BYTES * pool.share / shares)
+            for pool in list(self.pools.values()):
+                room = int(self._settings.memory_bytes * pool.share / shares) // pool.waiting_bytes
                 if (short, room) != (pool.state.short_of_memory, pool.state.room):
                     pool.state.short_of_memory, pool.state.room = short, room
                     pool.changed.set()
@@ -372,9 +406,10 @@ class PoolSource:
                 log.warning("host is short of memory: pools are emptied")
             await asyncio.sleep(1.0)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], *also_in: set[asyncio.Task[None]]) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
+        for tasks in (self._tasks, *also_in):
+            tasks.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -481,10 +481,14 @@ class ColdSource:
     """Boots a sandbox for each job. State: how many exist."""
 
     def __init__(self, starts: Mapping[str, Start], launcher: Launcher, tree: Tree) -> None:
-        self._starts = starts
+        self._starts = dict(starts)
         self._launcher = launcher
         self._tree = tree
         self.live = 0
+
+    def add(self, key: str, start: Start) -> None:
+        """One more environment."""
+        self._starts[key] = start
 
     @contextlib.asynccontextmanager
     async def acquire(self, environment: Environment) -> AsyncIterator[RunscSandbox]:

@@ -107,6 +107,7 @@ class Snapshots:
         parts = [
             FORMAT,
             start.environment.digest,
+            [layer.digest for layer in start.environment.layers],
             oci_spec(start.environment, warm=True),
             start.runsc.flags,
             start.runsc.identity(),
@@ -138,7 +139,7 @@ class Snapshots:
 
         Takes what another server has built meanwhile, unless that is the one that is doubted.
         """
-        name = start.environment.runtime.name
+        name = start.environment.name
         try:
             async with self._alone():
                 found = await asyncio.to_thread(self.find, start, number)
@@ -167,12 +168,12 @@ class Snapshots:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         self._hold(final)
-        self._remove_others(start.environment.runtime.name, key)
+        self._remove_others(start.environment.name, key)
         log.info("snapshot built", snapshot=final.name, seconds=round(time.monotonic() - began, 1))
         return Snapshot(final, stamp(final), start.runsc.binary, runsc_stamp)
 
     def _place(self, start: Start, key: str, number: int) -> Path:
-        return self._directory / f"{start.environment.runtime.name}-{key}-{number}"
+        return self._directory / f"{start.environment.name}-{key}-{number}"
 
     @staticmethod
     def _runsc_stamp(start: Start) -> Stamp:
@@ -204,6 +205,11 @@ class Snapshots:
             os.close(before)
         self._held[directory] = fd
 
+    def forget(self, name: str = "*-" + "[0-9a-f]" * 16) -> None:
+        """Removes the snapshots of an environment, or of all with requested packages, that no other server uses."""
+        for place in self._directory.glob(f"{name}-{'[0-9a-f]' * 24}-*"):
+            self._remove(place)
+
     async def _checkpoint(self, start: Start, sandbox: RunscSandbox, draft: Path) -> None:
         argv = start.runsc.checkpoint(sandbox.id, draft)
         errors = draft / "errors"
@@ -225,22 +231,25 @@ class Snapshots:
         await sandbox.ended()
 
     def _remove_others(self, name: str, key: str) -> None:
-        """Snapshots of this runtime with another key, unless another server uses them."""
+        """Snapshots of this environment with another key, unless another server uses them."""
         for other in self._directory.glob(f"{name}-*"):
             if other.name.startswith(f"{name}-{key}-") or not re.fullmatch(
                 r"[0-9a-f]{24}(-[0-9]+)?", other.name[len(name) + 1 :]
             ):
                 continue
-            held = self._held.pop(other, None)
-            if held is not None:
-                os.close(held)
-            with contextlib.suppress(OSError):
-                fd = os.open(other, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    if _try_lock(fd):
-                        shutil.rmtree(other, ignore_errors=True)
-                finally:
-                    os.close(fd)
+            self._remove(other)
+
+    def _remove(self, place: Path) -> None:
+        held = self._held.pop(place, None)
+        if held is not None:
+            os.close(held)
+        with contextlib.suppress(OSError):
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if _try_lock(fd):
+                    shutil.rmtree(place, ignore_errors=True)
+            finally:
+                os.close(fd)
 
 
 def _seal(draft: Path) -> None:

@@ -1,4 +1,4 @@
-"""Making a host ready: runsc and the images, once. A second run finds everything there and does nothing."""
+"""Making a host ready: runsc, the images and their layers, once. A second run does nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 from belljar_server import runtimes
 from belljar_server.config import Settings
 from belljar_server.errors import HostNotReady
-from belljar_server.setup import images, runsc, system, trial
+from belljar_server.runtimes.installer import INSTALLER
+from belljar_server.setup import images, layers, registries, runsc, system, trial
 from belljar_server.setup.cache import fingerprint
 from belljar_server.setup.commands import Say
 
@@ -42,7 +43,9 @@ def prepare(settings: Settings, say: Say) -> bool:
         with _scratch(settings.data_dir) as scratch:
             binary = runsc.find_or_install(settings, scratch, say)
             say(f"runsc: {binary.version} at {binary.path}, from {binary.origin}")
-            images.build_missing(settings.data_dir, list(loaded.values()), scratch, say)
+            images.build_missing(settings.data_dir, [*loaded.values(), INSTALLER], scratch, say)
+            registries.note(settings.data_dir, scratch, say)
+            layers.build_missing(settings.data_dir, list(loaded.values()), scratch, say)
         say("sandboxes: running the smallest program of each runtime, and making its snapshot")
         for name, seconds in trial.run_each(settings, binary.path, list(loaded.values())).items():
             say(f"sandboxes: {name} in {seconds * 1000:.0f} ms")
@@ -68,7 +71,8 @@ def needs_network(settings: Settings) -> bool:
 
 def _what_is_there(settings: Settings, loaded: list[runtimes.Runtime]) -> str:
     binary = runsc.look(settings)
-    digests = [images.find(settings.data_dir, runtime).digest for runtime in loaded]
+    digests = [images.find(settings.data_dir, runtime).digest for runtime in [*loaded, INSTALLER]]
+    digests += [layer.digest for runtime in loaded if (layer := layers.find(settings.data_dir, runtime))]
     return fingerprint([str(binary.path), binary.version, settings.sandbox.platform, digests])
 
 

@@ -15,7 +15,7 @@ from belljar_server import config, runtimes, setup
 from belljar_server.config import Settings
 from belljar_server.egress import namespace
 from belljar_server.errors import HostNotReady, SandboxFailed
-from belljar_server.setup import images, runsc, system, tools, trial
+from belljar_server.setup import images, layers, runsc, system, tools, trial
 from belljar_server.setup.commands import run
 
 MIB = 1 << 20
@@ -129,6 +129,14 @@ def _images(settings: Settings) -> Iterator[Finding]:
             yield Finding("images", Status.FAIL, str(error), "run `belljar setup`")
             continue
         yield Finding("images", Status.OK, f"{runtime.name} {image.version}: {image.path.name}")
+    for runtime in {each.layer.name: each for each in runtimes.load().values() if each.layer}.values():
+        try:
+            layer = layers.find(settings.data_dir, runtime)
+        except HostNotReady as error:
+            yield Finding("layers", Status.FAIL, str(error), "run `belljar setup`")
+            continue
+        if layer:
+            yield Finding("layers", Status.OK, f"{runtime.name}, {len(layer.packages)} packages: {layer.path.name}")
 
 
 def _sandboxes(settings: Settings) -> Iterator[Finding]:
@@ -241,7 +249,10 @@ def _reached(name: str, argv: list[str]) -> Finding:
     except HostNotReady as error:
         reason = str(error).splitlines()[-1].strip()
         return Finding(
-            "registries", Status.WARN, f"the {name} registry: {reason}", "set-up needs it, the service does not"
+            "registries",
+            Status.WARN,
+            f"the {name} registry: {reason}",
+            "set-up and requested packages need it; what is kept works without",
         )
     return Finding("registries", Status.OK, f"the {name} registry answers")
 

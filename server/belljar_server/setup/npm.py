@@ -106,7 +106,8 @@ def read_lock(project: Path, machine: str) -> list[Locked]:
     return [
         _locked(project, place, entry)
         for place, entry in sorted(entries.items())
-        if place and not entry.get("dev") and _is_for(entry, machine)
+        # What is bundled comes in the tarball of the package that bundles it.
+        if place and not entry.get("dev") and not entry.get("inBundle") and _is_for(entry, machine)
     ]
 
 

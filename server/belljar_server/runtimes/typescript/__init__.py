@@ -8,7 +8,7 @@ Types are taken away, not checked. Decorators are those of the standard (2022-03
 from __future__ import annotations
 
 from belljar_server.runtimes import Runtime
-from belljar_server.runtimes.javascript import IMAGE, worker
+from belljar_server.runtimes.javascript import IMAGE, LAYER, worker
 
 RUNTIME = Runtime(
     name="typescript",
@@ -17,4 +17,5 @@ RUNTIME = Runtime(
     image=IMAGE,
     worker=worker("typescript"),
     probe="const one: number = 1; return one",
+    layer=LAYER,
 )

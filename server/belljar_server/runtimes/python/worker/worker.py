@@ -46,6 +46,11 @@ HIDDEN_CHANNEL = 512
 """The channel moves here, out of the way of code that closes all that it did not open."""
 READ_BYTES = 1 << 16
 """Bytes of one read: a buffer that is a mapping of its own would be made and unmade each time (malloc(3))."""
+DEPENDENCIES = "/deps"
+"""Where the layer of requested packages is mounted, when there is one."""
+FONTS = "/matplotlib/mpl-data/"
+PACKAGES = [path for path in (DEPENDENCIES, *site.getsitepackages()) if os.path.isdir(path) and os.listdir(path)]
+"""Where packages are, those that the request asks for first."""
 MONITORING_TOOLS = 6
 MAX_REPORT = 256 * 1024
 
@@ -121,8 +126,8 @@ def main() -> NoReturn:
     kind, payload = channel.receive()
     while kind == framing.WAKE:
         warm.make_forks_cheap()
-        rehearse(streams)
-        ready = jsonvalue.dumps({"version": version, "nonces": [warm.nonce()]})
+        rehearse(streams, warm.REHEARSED)
+        ready = jsonvalue.dumps({"version": version, "nonces": warm.nonces()})
         channel.send((framing.READY, jsonvalue.encode(ready)))
         kind, payload = channel.receive()
     if kind != framing.JOB:
@@ -142,20 +147,25 @@ def prepare(streams: Streams, *, warm_up: bool) -> None:
     sys.dont_write_bytecode = True
     os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
     jsonvalue.allow_digits(0)  # inputs can be integers of any size, so code may also print them
+    show_fonts()
     if warm_up:
         warm.import_usual()
+        preload(streams, os.environ.pop("BELLJAR_PRELOAD", "").split())
     for _ in range(5 if warm_up else 1):
-        rehearse(streams)
+        rehearse(streams, warm.REHEARSED)
     warm.make_forks_cheap()
 
 
-def rehearse(streams: Streams) -> None:
-    """Takes small programs the whole way that the job will take, and leaves no trace."""
+def rehearse(streams: Streams, messages: list[str]) -> bool:
+    """Takes small programs the whole way that the job will take, and leaves no trace; tells whether none failed."""
     path, argv, folder = list(sys.path), list(sys.argv), os.getcwd()
     recursion_limit, switch_interval = sys.getrecursionlimit(), sys.getswitchinterval()
     on_interrupt = signal.getsignal(signal.SIGINT)
-    for message in warm.REHEARSED:
-        report_of(run(accept(jsonvalue.loads(message)), silence))
+    failed = False
+    for message in messages:
+        ending = run(accept(jsonvalue.loads(message)), silence)
+        failed = failed or isinstance(ending, Failed)
+        report_of(ending)
         sys.path[:], sys.argv = path, argv
     streams.flush()
     sys.modules.pop("main", None)
@@ -164,6 +174,29 @@ def rehearse(streams: Streams) -> None:
     sys.setrecursionlimit(recursion_limit)
     sys.setswitchinterval(switch_interval)
     signal.signal(signal.SIGINT, on_interrupt)
+    return not failed
+
+
+def preload(streams: Streams, packages: list[str]) -> None:
+    """Imports packages and uses them. Raises what they raise: then there is no snapshot, rather than a poor one."""
+    if packages:
+        warm.import_packages(packages, PACKAGES)
+        if not rehearse(streams, warm.EXERCISES):
+            raise RuntimeError("a preinstalled package does not work")
+        warm.REHEARSED.append(warm.EXERCISES[0])
+
+
+def show_fonts() -> None:
+    """Gives matplotlib the list of fonts that was made with its layer: looking for them takes it a second."""
+    folder = os.environ.get("MPLCONFIGDIR", "")
+    for packages in PACKAGES if folder else ():
+        try:
+            lists = [name for name in os.listdir(packages + FONTS) if name.startswith("fontlist-")]
+            os.mkdir(folder, 0o700)
+            for name in lists:
+                os.symlink(packages + FONTS + name, f"{folder}/{name}")
+        except OSError:  # no matplotlib, or not in a sandbox
+            continue
 
 
 def accept(message: dict[str, Any]) -> Job:
@@ -172,9 +205,8 @@ def accept(message: dict[str, Any]) -> Job:
     os.environ.update(message["env"])
     if "TZ" in message["env"]:
         time.tzset()
-    packages = [path for path in site.getsitepackages() if os.path.isdir(path)]
     # What code writes to its own folder can be imported, but does not replace what others import.
-    sys.path[:] = [CODE.rstrip("/"), *sys.path, *packages, HOME]
+    sys.path[:] = [CODE.rstrip("/"), *sys.path, *PACKAGES, HOME]
     sys.argv = [CODE + message["main_file"]]
     warm.reseed()
     source = Source(CODE + message["main_file"], message["code"].removeprefix("\ufeff"))

@@ -1,0 +1,72 @@
+"""Environments with requested packages: known while they are used and for some time after, so that they can be warm.
+
+Each one that is known holds its layers, so that none is removed that a snapshot or a waiting sandbox needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable
+
+from belljar_server.errors import SandboxFailed
+from belljar_server.sandbox.pool import PoolSource, Starts
+from belljar_server.sandbox.sandbox import ColdSource
+from belljar_server.sandbox.spec import Environment
+
+MOST = 16
+"""Sets that stay known although nothing of them runs."""
+
+
+class RequestedEnvironments:
+    """State: what keeps each environment's layers, by name, the least recently used first."""
+
+    def __init__(
+        self, source: PoolSource | ColdSource, make_starts: Callable[[Environment], dict[str, Starts]]
+    ) -> None:
+        self._source = source
+        self._make_starts = make_starts
+        self._known: OrderedDict[str, tuple[contextlib.ExitStack, dict[str, Starts]]] = OrderedDict()
+
+    async def admit(self, environment: Environment) -> None:
+        """Makes an environment known. Raises SandboxFailed."""
+        if environment.name in self._known:
+            self._known.move_to_end(environment.name)
+            return
+        held = contextlib.ExitStack()
+        try:
+            for layer in environment.layers:
+                fcntl.flock(held.enter_context(layer.image.open("rb")), fcntl.LOCK_SH)
+            starts = self._make_starts(environment)
+        except OSError as error:
+            held.close()
+            raise SandboxFailed(f"a layer is gone: {error.filename}") from error
+        self._known[environment.name] = held, starts
+        for key, each in starts.items():
+            if isinstance(self._source, PoolSource):
+                self._source.add(key, each)
+            else:
+                self._source.add(key, each.cold)
+        await self._forget_old()
+
+    async def _forget_old(self) -> None:
+        if not isinstance(self._source, PoolSource):
+            return
+        for name in list(self._known)[:-1]:
+            if len(self._known) <= MOST:
+                return
+            held, starts = self._known[name]
+            if not any(self._source.is_used(key) for key in starts):
+                del self._known[name]
+                await self._source.remove(name, *starts)
+                held.close()
+                for start in starts.values():
+                    for bundle in (start.cold.bundle, start.warm.bundle):
+                        shutil.rmtree(bundle, ignore_errors=True)
+
+    def close(self) -> None:
+        """Lets go of all layers."""
+        while self._known:
+            self._known.popitem()[1][0].close()
