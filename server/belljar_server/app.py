@@ -87,8 +87,8 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
             stack.enter_context(images.in_use(file))
 
         # Networks: what the server allows of them, and the way out, which is tried before anybody needs it.
-        networks = NetworkSettings(egress.server_rules(settings.egress), settings.egress)
-        outside = egress.outside(settings.egress, networks.rules)
+        rules, outside = egress.build(settings.egress)
+        networks = NetworkSettings(rules, settings.egress)
 
         # Sandboxes: a launcher that starts them, bundles for each environment, pools of waiting ones in front.
         launcher = await stack.enter_async_context(Launcher())

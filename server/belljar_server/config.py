@@ -188,8 +188,8 @@ class MaxNetworkLimits(NetworkLimitSet):
 class Egress(_Section):
     """What code may reach over the network."""
 
-    modes: frozenset[Literal["none", "allowlist", "full"]] = frozenset({"none", "allowlist", "full"})
-    """Network modes that requests may ask for; `none` is always there."""
+    modes: frozenset[Literal["none", "allowlist", "full"]] | None = None
+    """Network modes that requests may ask for; `none` is always there. Default: all, where the host can."""
     always_allow: tuple[str, ...] = ()
     """Rules in force for every execution with ALLOWLIST, as in `network.allow`."""
     deny: tuple[str, ...] = ()

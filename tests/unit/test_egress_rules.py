@@ -9,7 +9,7 @@ import pytest
 from belljar_server.config import Egress, LimitSettings
 from belljar_server.egress import build, rules
 from belljar_server.egress.rules import Policy, ServerRules, WrongRule, parse
-from belljar_server.errors import HostNotReady, InvalidRequest
+from belljar_server.errors import HostNotReady, InvalidRequest, SandboxFailed
 from belljar_server.models import Network, NetworkMode
 from belljar_server.policy import Draft, NetworkSettings, judge
 
@@ -217,3 +217,18 @@ def test_a_wrong_setting_keeps_the_server_from_starting(settings: dict[str, list
     """It is named with its place."""
     with pytest.raises(HostNotReady, match=word):
         networks(**settings)
+
+
+def test_a_host_that_cannot_make_networks_allows_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a warning; named modes are a promise, and then it is a refusal to start."""
+
+    def fail() -> None:
+        raise SandboxFailed("no network for a sandbox: not permitted")
+
+    monkeypatch.setattr("belljar_server.egress.namespace.make", fail)
+    allowed, outside = build.build(Egress())
+    assert allowed.modes == frozenset({NetworkMode.NONE})
+    assert outside is None
+    with pytest.raises(HostNotReady, match="not permitted"):
+        build.build(Egress(modes=frozenset({"full"})))
+    assert build.build(Egress(modes=frozenset({"none"})))[1] is None

@@ -12,8 +12,8 @@ import pytest
 
 from belljar_server import __main__ as command_line
 from belljar_server import setup
-from belljar_server.config import Settings
-from belljar_server.errors import HostNotReady
+from belljar_server.config import Egress, Settings
+from belljar_server.errors import HostNotReady, SandboxFailed
 from belljar_server.setup import doctor, system, trial
 from belljar_server.setup.doctor import Finding, Status
 
@@ -208,3 +208,21 @@ def test_mirrors_of_the_host_are_used_for_the_images_suite(tmp_path: Path, monke
         "deb http://mirror.example/debian/ trixie-updates main",
         "deb http://mirror.example/security/ trixie-security main",
     ]
+
+
+def test_networks_are_tried_and_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A warning where networks are not asked for, a failure where the settings promise them."""
+
+    def fail() -> None:
+        raise SandboxFailed("no network for a sandbox: not permitted")
+
+    monkeypatch.setattr("belljar_server.egress.namespace.make", fail)
+    monkeypatch.setattr(system, "LIBRARIES", {})
+    for egress, status in (
+        (Egress(), Status.WARN),
+        (Egress(modes=frozenset({"full"})), Status.FAIL),
+        (Egress(modes=frozenset({"none"})), Status.OK),
+    ):
+        assert [found.status for found in findings("networks", Settings(data_dir=tmp_path, egress=egress))] == [status]
+    monkeypatch.setattr(system, "LIBRARIES", {"libnone.so.0": "its-package"})
+    assert "its-package" in only("networks", Settings(data_dir=tmp_path)).found

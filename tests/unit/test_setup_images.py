@@ -452,3 +452,24 @@ def test_setup_refuses_another_machine(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     with pytest.raises(HostNotReady, match="this machine is riscv64"):
         setup.prepare(Settings(data_dir=tmp_path), lambda _: None)
+
+
+def test_certificates_of_the_operator_make_another_image(tmp_path: Path) -> None:
+    """They are taken over by set-up, and a server with other settings than its images refuses to start."""
+    recipe = ImageRecipe("x")
+    assert images.key(recipe) != images.key(recipe, added=b"certificate")
+    images.check_certificates(tmp_path, None)
+    wrong = tmp_path / "wrong.pem"
+    for text in ("", "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----\n"):
+        wrong.write_text(text)
+        with pytest.raises(HostNotReady, match="no certificates"):
+            images.take_over_certificates(tmp_path, wrong)
+    bundle = Path("/etc/ssl/certs/ca-certificates.crt")
+    if not bundle.exists():
+        pytest.skip("this machine has no bundle of certificates")
+    with pytest.raises(HostNotReady, match="run `belljar setup`"):
+        images.check_certificates(tmp_path, bundle)
+    images.take_over_certificates(tmp_path, bundle)
+    images.check_certificates(tmp_path, bundle)
+    with pytest.raises(HostNotReady, match="run `belljar setup`"):
+        images.check_certificates(tmp_path, None)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from dataclasses import replace
+
+import structlog
 
 from belljar_server.config import Egress
 from belljar_server.egress import namespace, rules
@@ -14,12 +17,15 @@ from belljar_server.egress.resolver import Resolver
 from belljar_server.errors import HostNotReady, SandboxFailed
 from belljar_server.models import NetworkMode, Rule
 
+log = structlog.get_logger()
+
 
 def server_rules(settings: Egress) -> rules.ServerRules:
     """What the server allows at all. Raises HostNotReady."""
     trusted = tuple(_network(text) for text in settings.trusted_upstream_cidrs)
+    modes = frozenset(NetworkMode) if settings.modes is None else {NetworkMode(mode) for mode in settings.modes}
     return rules.ServerRules(
-        modes=frozenset({NetworkMode.NONE, *(NetworkMode(mode) for mode in settings.modes)}),
+        modes=frozenset({NetworkMode.NONE, *modes}),
         deny=tuple(_rules("egress.deny", settings.deny, trusted, denies=True)),
         always_allow=tuple(_rules("egress.always_allow", settings.always_allow, trusted, denies=False)),
         max_rules=settings.max_rules,
@@ -27,18 +33,27 @@ def server_rules(settings: Egress) -> rules.ServerRules:
     )
 
 
-def outside(settings: Egress, server: rules.ServerRules) -> Outside | None:
-    """The ways out, tried once; None when no request may have a network. Raises HostNotReady."""
+def build(settings: Egress) -> tuple[rules.ServerRules, Outside | None]:
+    """What the server allows, and the ways out, tried once; None when no request may have a network.
+
+    A host that cannot make networks allows none, with a warning. Raises HostNotReady when the settings name modes.
+    """
+    server = server_rules(settings)
     if server.modes == {NetworkMode.NONE}:
-        return None
+        return server, None
+    servers = [_server(text) for text in settings.dns_servers]
+    proxy = _proxy(settings)
     try:
         namespace.make().close()
-    except SandboxFailed as error:
-        raise HostNotReady(
-            f'{error}. `belljar setup` installs what is missing; or allow no network: egress.modes = ["none"]'
-        ) from error
-    resolver = Resolver([_server(text) for text in settings.dns_servers])
-    return Outside(server, resolver, Dialer(_proxy(settings)), settings.audit)
+        resolver = Resolver(servers)
+    except (SandboxFailed, HostNotReady) as error:
+        if settings.modes is not None:
+            raise HostNotReady(
+                f'{error}; `belljar doctor` tells more. To allow none: egress.modes = ["none"]'
+            ) from error
+        log.warning("no request can have a network on this host", error=str(error))
+        return replace(server, modes=frozenset({NetworkMode.NONE})), None
+    return server, Outside(server, resolver, Dialer(proxy), settings.audit)
 
 
 def _rules(where: str, texts: Iterable[str], trusted: tuple[NetworkRange, ...], *, denies: bool) -> Iterable[Rule]:

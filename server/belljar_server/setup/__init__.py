@@ -39,7 +39,7 @@ def prepare(settings: Settings, say: Say) -> bool:
         _check_space(settings.data_dir)
         images.take_over_certificates(settings.data_dir, settings.egress.ca_bundle)
         if needs_network(settings):
-            system.install_missing(say, system.missing_libraries())
+            _install_libraries(settings, say)
         with _scratch(settings.data_dir) as scratch:
             binary = runsc.find_or_install(settings, scratch, say)
             say(f"runsc: {binary.version} at {binary.path}, from {binary.origin}")
@@ -57,7 +57,7 @@ def is_ready(settings: Settings, loaded: list[runtimes.Runtime]) -> bool:
     """Whether runsc and all images are there and current, and sandboxes have run with just these."""
     try:
         images.check_certificates(settings.data_dir, settings.egress.ca_bundle)
-        if needs_network(settings) and system.missing_libraries():
+        if needs_network(settings) and system.missing_libraries() and shutil.which("apt-get"):
             return False
         return (settings.data_dir / TRIED).read_text() == _what_is_there(settings, loaded)
     except (HostNotReady, OSError):
@@ -66,7 +66,17 @@ def is_ready(settings: Settings, loaded: list[runtimes.Runtime]) -> bool:
 
 def needs_network(settings: Settings) -> bool:
     """Whether requests may have a network, which takes more of the host."""
-    return settings.egress.modes != {"none"}
+    return settings.egress.modes is None or bool(settings.egress.modes - {"none"})
+
+
+def _install_libraries(settings: Settings, say: Say) -> None:
+    """Raises HostNotReady only when the settings name network modes: else there are none, and the rest works."""
+    try:
+        system.install_missing(say, system.missing_libraries())
+    except HostNotReady as error:
+        if settings.egress.modes is not None:
+            raise
+        say(f"networks: {error}. Until then no request can have one")
 
 
 def _what_is_there(settings: Settings, loaded: list[runtimes.Runtime]) -> str:

@@ -161,15 +161,16 @@ def _networks(settings: Settings) -> Iterator[Finding]:
     remedy = (
         '`belljar setup` installs libnftables; the kernel needs nf_tables with tproxy; or set egress.modes = ["none"]'
     )
+    without = Status.WARN if settings.egress.modes is None else Status.FAIL
     missing = system.missing_libraries()
     if missing:
-        yield Finding("networks", Status.FAIL, f"missing packages: {' '.join(missing)}", remedy)
+        yield Finding("networks", without, f"missing packages: {' '.join(missing)}", remedy)
         return
     try:
         began = time.monotonic()
         namespace.make().close()
     except SandboxFailed as error:
-        yield Finding("networks", Status.FAIL, str(error), remedy)
+        yield Finding("networks", without, str(error), remedy)
         return
     took = (time.monotonic() - began) * 1000
     yield Finding("networks", Status.OK, f"namespaces, links and nftables rules made in {took:.0f} ms")
