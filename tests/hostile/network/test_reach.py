@@ -7,13 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from belljar_client import Result
+from tests.conftest import Server
+from tests.hostile.conftest import metric
 from tests.hostile.network.inside import TRY
 
 Hit = Callable[..., Result]
 
 
-def test_http_and_https_reach_the_allowed_name(hit: Hit) -> None:
-    """Over both usual ports, with the name that was asked for."""
+def test_http_and_https_reach_the_allowed_name(hit: Hit, server: Server) -> None:
+    """Over both usual ports, with the name that was asked for; what went over is counted."""
+    counted = metric(server, "belljar_network_connections_total")
     code = TRY + "[get('http://api.example.com/a'), get('https://api.example.com/b')]"
     result = hit(code, allow=["api.example.com"]).check()
     assert result.value == [
@@ -22,6 +25,7 @@ def test_http_and_https_reach_the_allowed_name(hit: Hit) -> None:
     ]
     assert result.denied_connections == ()
     assert result.usage.network_connections == 2
+    assert metric(server, "belljar_network_connections_total") == counted + 2
     assert result.usage.network_bytes_in > 1000
     assert result.usage.network_bytes_out > 500
 
