@@ -283,6 +283,22 @@ except OSError as error:
     assert client.execute(code, dependencies=["fruit==1.0"]).check().value == ["PermissionError", 13]
 
 
+@pytest.mark.parametrize("dependencies", [["fruit==1.0"], []])
+def test_packages_are_there_with_a_network_too(client: Client, dependencies: list[str]) -> None:
+    """Requested ones and preinstalled ones; what is denied is still denied."""
+    wanted = "fruit" if dependencies else "pandas"
+    code = f"""
+import urllib.request
+import {wanted}
+try:
+    urllib.request.urlopen("http://denied.example/", timeout=10)
+except OSError as error:
+    return {wanted}.__name__
+"""
+    result = client.execute(code, dependencies=dependencies, allow=["allowed.example"]).check()
+    assert (result.value, bool(result.denied_connections)) == (wanted, True)
+
+
 NODE = """\
 import { held } from '@fruits/bowl';
 import pear from 'pear';
