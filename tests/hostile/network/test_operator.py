@@ -25,7 +25,7 @@ def ruled(
     folder = tmp_path_factory.mktemp("operator")
     ready = config.load(None).data_dir
     (folder / "data").mkdir()
-    for part in ("bin", "cache"):
+    for part in ("bin", "cache", "layers"):  # what does not depend on certificates
         (folder / "data" / part).symlink_to(ready / part)
     (folder / "credentials").write_text("user:secret\n")
     settings = {
