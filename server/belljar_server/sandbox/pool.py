@@ -320,11 +320,13 @@ class PoolSource:
             pool.lacks_snapshot.clear()
             lacking = [n for n in range(pool.starts.warm.environment.snapshots) if n not in pool.snapshots]
             try:
-                for number in lacking:
-                    if number not in pool.doubted:
-                        self._found(
-                            pool, number, await asyncio.to_thread(self._snapshots.find, pool.starts.warm, number)
-                        )
+                there = {
+                    number: await asyncio.to_thread(self._snapshots.find, pool.starts.warm, number)
+                    for number in lacking
+                    if number not in pool.doubted
+                }
+                for number, snapshot in there.items():  # together: the first to wait are not all copies of one
+                    self._found(pool, number, snapshot)
                 for number in lacking:
                     if number not in pool.snapshots:
                         log.warning("building a snapshot", runtime=pool.name, number=number, others=len(pool.snapshots))
