@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from belljar.v1 import sandbox_pb2
 from belljar_client.cli import main
@@ -475,3 +478,36 @@ def test_server_commands_get_their_arguments_untouched(belljar: Run, monkeypatch
     monkeypatch.setitem(sys.modules, "belljar_server.__main__", ServerMain)
     assert belljar("serve", "--help", "-x")[0] == 3
     assert seen == [["serve", "--help", "-x"]]
+
+
+def test_health_tells_a_server_that_serves_from_one_that_does_not(belljar: Run) -> None:
+    """SERVING is 0; NOT_SERVING, no server, and a server that knows no health are told as what they are."""
+    with health_server() as (servicer, address):
+        for status, expected in (("SERVING", (0, f"{address} is serving\n")), ("NOT_SERVING", (69, ""))):
+            servicer.set("", health_pb2.HealthCheckResponse.ServingStatus.Value(status))
+            code, out, _ = belljar("health", "--address", address)
+            assert (code, out) == expected
+    code, _, err = belljar("health", "--address", address, "--timeout", "2s")
+    assert code == 69
+    assert "Unavailable" in err
+
+
+def test_health_of_something_else_is_no_health(service: FakeSandboxService, belljar: Run) -> None:
+    """A gRPC server without the protocol is not taken for a sick one."""
+    code, _, err = belljar("health")
+    assert code == 70
+    assert "health protocol" in err
+
+
+@contextmanager
+def health_server() -> Iterator[tuple[health.HealthServicer, str]]:
+    """The reference implementation of the protocol on a free port."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    servicer = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield servicer, f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()

@@ -1,4 +1,4 @@
-"""The command `belljar`: `run` and `runtimes` talk to a server, the others come with the server and are passed on."""
+"""The command `belljar`: `run`, `runtimes` and `health` talk to a server; the others come with it and are passed on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from belljar_client.cli import report
+from belljar_client.channels import default_address
+from belljar_client.cli import health, report
 from belljar_client.cli.arguments import SERVER_COMMANDS, parser
 from belljar_client.cli.exits import Exit, exit_of_error
 from belljar_client.cli.run import run
@@ -52,6 +53,8 @@ def _client(argv: list[str]) -> int:
         return run(arguments)
     if arguments.command == "runtimes":
         return _runtimes(arguments)
+    if arguments.command == "health":
+        return _health(arguments)
     top.print_help(sys.stderr)
     return Exit.USAGE
 
@@ -62,6 +65,13 @@ def _runtimes(arguments: argparse.Namespace) -> int:
     text = report.runtimes_as_json(runtimes) if arguments.json else report.runtimes_as_table(runtimes)
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+    return Exit.SUCCEEDED
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    address = arguments.address or default_address()
+    health.check(address, arguments.timeout)
+    sys.stdout.write(f"{address} is serving\n")
     return Exit.SUCCEEDED
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from belljar_client.channels import DEFAULT_ADDRESS
-from belljar_client.cli.exits import MEANINGS
+from belljar_client.cli.exits import MEANINGS, Exit
 from belljar_client.models import Limits
 
 SERVER_COMMANDS = {
@@ -94,6 +94,15 @@ def parser() -> argparse.ArgumentParser:
     )
     runtimes.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     runtimes.add_argument("--address", metavar="HOST:PORT", help=_ADDRESS_HELP)
+    health = commands.add_parser(
+        "health",
+        help="say whether a server takes work",
+        description="Ask a server by the gRPC health protocol whether it takes work, that is: whether sandboxes start."
+        f" Exits with {Exit.SUCCEEDED} when it does, with {Exit.UNAVAILABLE} when not.",
+        formatter_class=HelpFormatter,
+    )
+    health.add_argument("--timeout", type=seconds, default=5.0, metavar="TIME", help="wait so long (default: 5s)")
+    health.add_argument("--address", metavar="HOST:PORT", help=_ADDRESS_HELP)
     for name, purpose in SERVER_COMMANDS.items():
         commands.add_parser(name, help=f"{purpose} (needs belljar[server])", add_help=False)
     return top
