@@ -58,12 +58,17 @@ def _parser() -> argparse.ArgumentParser:
         f" Exits with {EXIT_FAILED} when the host is not ready, with {EXIT_SETTINGS} when the settings are wrong.",
     )
     serve.add_argument("--print-config", action="store_true", help="print the effective settings as JSON and exit")
-    commands.add_parser(
+    setup = commands.add_parser(
         "setup",
         parents=[shared],
         help="make this host ready: runsc and the images",
         description="Makes this host ready, as root: finds or makes runsc, builds missing images, and starts"
         " a sandbox of each runtime. Says what it does; a second run does nothing.",
+    )
+    setup.add_argument(
+        "--build-only",
+        action="store_true",
+        help="start no sandbox and make no snapshot: for building container images",
     )
     doctor = commands.add_parser(
         "doctor",
@@ -121,7 +126,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _setup(settings: Settings, _: argparse.Namespace) -> int:
+def _setup(settings: Settings, arguments: argparse.Namespace) -> int:
     from belljar_server import setup
 
     started = time.monotonic()
@@ -129,10 +134,10 @@ def _setup(settings: Settings, _: argparse.Namespace) -> int:
     def say(line: str) -> None:
         _print(f"{time.monotonic() - started:6.1f} s  {line}")
 
-    if setup.prepare(settings, say):
-        say(f"ready; everything is in {settings.data_dir}")
+    if setup.prepare(settings, say, build_only=arguments.build_only):
+        say(f"ready; everything is in {settings.built}")
     else:
-        say(f"nothing to do; everything is in {settings.data_dir}")
+        say(f"nothing to do; everything is in {settings.built}")
     return 0
 
 

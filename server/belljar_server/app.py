@@ -221,8 +221,8 @@ def make_starts(
 
 def find_environments(settings: Settings) -> dict[str, Environment]:
     """Every runtime with its image and layer. Raises HostNotReady when one is missing."""
-    images.check_certificates(settings.data_dir, settings.egress.ca_bundle)
-    return {name: hosted.find(settings.data_dir, runtime) for name, runtime in runtimes.load().items()}
+    images.check_certificates(settings.built, settings.egress.ca_bundle)
+    return {name: hosted.find(settings.built, runtime) for name, runtime in runtimes.load().items()}
 
 
 @contextlib.asynccontextmanager
@@ -234,7 +234,7 @@ async def open_dependencies(
     admit: Callable[[Environment], Awaitable[None]],
 ) -> AsyncIterator[Dependencies]:
     """What finds and makes layers of requested packages. Raises HostNotReady."""
-    image = images.find(settings.data_dir, INSTALLER)
+    image = images.find(settings.built, INSTALLER)
     bundle = write_bundle(
         here.bundle("installer"), installer_spec(image.path, INSTALLER.worker, settings.dependencies.disk_bytes)
     )
@@ -247,7 +247,7 @@ async def open_dependencies(
         if settings.artifacts.store == "s3":
             bucket = S3Store(settings.artifacts.s3, url_ttl=settings.artifacts.url_ttl)
             shared = SharedLayers(await stack.enter_async_context(bucket))
-        async with Registries(settings.dependencies, settings.data_dir / registries.FILE) as found:
+        async with Registries(settings.dependencies, settings.built / registries.FILE) as found:
             dependencies = Dependencies(kit, cache, found, admit, shared)
             try:
                 yield dependencies

@@ -316,6 +316,8 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("/var/lib/belljar")
     """Images, runsc, artifacts, keys: what outlives a server."""
+    setup_dir: Path | None = None
+    """Where `belljar setup` puts what it builds: runsc, images. Default: data_dir."""
     runtime_dir: Path = Path("/run/belljar")
     """State of running servers; on a tmpfs."""
     shutdown_grace: Annotated[float, Field(ge=0)] = 30.0
@@ -345,6 +347,11 @@ class Settings(BaseSettings):
         """The environment before the file (which comes in as init arguments); nothing else."""
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
+
+    @property
+    def built(self) -> Path:
+        """Where what set-up builds is."""
+        return self.setup_dir or self.data_dir
 
     @model_validator(mode="after")
     def _public_means_said_so(self) -> Self:

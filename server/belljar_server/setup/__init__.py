@@ -27,25 +27,31 @@ NEEDED_BYTES = 2 << 30
 """Free space that a set-up from nothing needs: what is fetched, unpacked and built, at its largest."""
 
 
-def prepare(settings: Settings, say: Say) -> bool:
-    """Makes the host ready and tells what it does; returns False when there was nothing to do. Raises HostNotReady."""
+def prepare(settings: Settings, say: Say, *, build_only: bool = False) -> bool:
+    """Makes the host ready and tells what it does; returns False when there was nothing to do. Raises HostNotReady.
+
+    With `build_only` no sandbox is started and no snapshot made: those are for the machine that will serve.
+    """
     check_machine()
     loaded = runtimes.load()
     if is_ready(settings, list(loaded.values())):
         return False
     if os.geteuid() != 0:
         raise HostNotReady("`belljar setup` needs root: it unpacks file systems and writes to data_dir")
-    with _alone(settings.data_dir, say):
-        _check_space(settings.data_dir)
-        images.take_over_certificates(settings.data_dir, settings.egress.ca_bundle)
+    with _alone(settings.built, say):
+        _check_space(settings.built)
+        images.take_over_certificates(settings.built, settings.egress.ca_bundle)
         if needs_network(settings):
             _install_libraries(settings, say)
-        with _scratch(settings.data_dir) as scratch:
+        with _scratch(settings.built) as scratch:
             binary = runsc.find_or_install(settings, scratch, say)
             say(f"runsc: {binary.version} at {binary.path}, from {binary.origin}")
-            images.build_missing(settings.data_dir, [*loaded.values(), INSTALLER], scratch, say)
-            registries.note(settings.data_dir, scratch, say)
-            layers.build_missing(settings.data_dir, list(loaded.values()), scratch, say)
+            images.build_missing(settings.built, [*loaded.values(), INSTALLER], scratch, say)
+            registries.note(settings.built, scratch, say)
+            layers.build_missing(settings.built, list(loaded.values()), scratch, say)
+        if build_only:
+            return True
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
         say("sandboxes: running the smallest program of each runtime, and making its snapshot")
         for name, seconds in trial.run_each(settings, binary.path, list(loaded.values())).items():
             say(f"sandboxes: {name} in {seconds * 1000:.0f} ms")
@@ -56,7 +62,7 @@ def prepare(settings: Settings, say: Say) -> bool:
 def is_ready(settings: Settings, loaded: list[runtimes.Runtime]) -> bool:
     """Whether runsc and all images are there and current, and sandboxes have run with just these."""
     try:
-        images.check_certificates(settings.data_dir, settings.egress.ca_bundle)
+        images.check_certificates(settings.built, settings.egress.ca_bundle)
         if needs_network(settings) and system.missing_libraries() and shutil.which("apt-get"):
             return False
         return (settings.data_dir / TRIED).read_text() == _what_is_there(settings, loaded)
@@ -81,8 +87,8 @@ def _install_libraries(settings: Settings, say: Say) -> None:
 
 def _what_is_there(settings: Settings, loaded: list[runtimes.Runtime]) -> str:
     binary = runsc.look(settings)
-    digests = [images.find(settings.data_dir, runtime).digest for runtime in [*loaded, INSTALLER]]
-    digests += [layer.digest for runtime in loaded if (layer := layers.find(settings.data_dir, runtime))]
+    digests = [images.find(settings.built, runtime).digest for runtime in [*loaded, INSTALLER]]
+    digests += [layer.digest for runtime in loaded if (layer := layers.find(settings.built, runtime))]
     return fingerprint([str(binary.path), binary.version, settings.sandbox.platform, digests])
 
 
@@ -103,7 +109,7 @@ def _alone(data_dir: Path, say: Say) -> Iterator[None]:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock = (data_dir / "setup.lock").open("w")
     except OSError as error:
-        raise HostNotReady(f"data_dir {error.filename}: {error.strerror}") from error
+        raise HostNotReady(f"{error.filename}: {error.strerror}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,4 +136,4 @@ def _scratch(data_dir: Path) -> Iterator[Path]:
 def _check_space(data_dir: Path) -> None:
     free = shutil.disk_usage(data_dir).free
     if free < NEEDED_BYTES:
-        raise HostNotReady(f"data_dir {data_dir} has {free >> 20} MiB free, set-up needs {NEEDED_BYTES >> 20} MiB")
+        raise HostNotReady(f"{data_dir} has {free >> 20} MiB free, set-up needs {NEEDED_BYTES >> 20} MiB")

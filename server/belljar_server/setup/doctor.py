@@ -124,14 +124,14 @@ def _runsc(settings: Settings) -> Iterator[Finding]:
 def _images(settings: Settings) -> Iterator[Finding]:
     for runtime in runtimes.load().values():
         try:
-            image = images.find(settings.data_dir, runtime)
+            image = images.find(settings.built, runtime)
         except HostNotReady as error:
             yield Finding("images", Status.FAIL, str(error), "run `belljar setup`")
             continue
         yield Finding("images", Status.OK, f"{runtime.name} {image.version}: {image.path.name}")
     for runtime in {each.layer.name: each for each in runtimes.load().values() if each.layer}.values():
         try:
-            layer = layers.find(settings.data_dir, runtime)
+            layer = layers.find(settings.built, runtime)
         except HostNotReady as error:
             yield Finding("layers", Status.FAIL, str(error), "run `belljar setup`")
             continue
@@ -144,7 +144,7 @@ def _sandboxes(settings: Settings) -> Iterator[Finding]:
     try:
         binary = runsc.find(settings)
         for runtime in loaded:
-            images.find(settings.data_dir, runtime)
+            images.find(settings.built, runtime)
     except HostNotReady:
         yield Finding("sandboxes", Status.FAIL, "not tried: runsc or an image is missing", "run `belljar setup`")
         return

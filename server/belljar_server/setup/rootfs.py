@@ -6,6 +6,7 @@ accounts, the CA bundle, the linker's cache, compiled Python files. Nothing in i
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 from collections.abc import Iterable
@@ -179,9 +180,23 @@ def version_inside(root: Path, program: str) -> str:
 
 
 def run_inside(root: Path, argv: list[str]) -> str:
-    """Runs a program in the image, with its own /proc and nothing of the host's environment. Raises HostNotReady."""
+    """Runs a program in the image, with its own /proc and nothing of the host's environment. Raises HostNotReady.
+
+    Where namespaces are refused, as in the build of a container image, it is a plain chroot: that is confined already.
+    """
     clean = ["env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "PYTHONHASHSEED=0", "HOME=/tmp"]
+    if not _can_unshare():
+        return run(["chroot", root, *clean, *argv])
     return run(["unshare", "--mount", "--pid", "--fork", "--mount-proc", f"--root={root}", *clean, *argv])
+
+
+@functools.cache
+def _can_unshare() -> bool:
+    try:
+        run(["unshare", "--mount", "--pid", "--fork", "--mount-proc", "true"])
+    except HostNotReady:
+        return False
+    return True
 
 
 def remove(path: Path) -> None:

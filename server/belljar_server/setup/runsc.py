@@ -81,7 +81,7 @@ def look(settings: Settings) -> Found:
 
 def installed(settings: Settings) -> Path:
     """Where set-up puts runsc."""
-    return settings.data_dir / "bin" / "runsc"
+    return settings.built / "bin" / "runsc"
 
 
 def find_or_install(settings: Settings, scratch: Path, say: Say, releases_url: str = RELEASES_URL) -> Found:

@@ -35,7 +35,7 @@ async def _run_each(settings: Settings, binary: Path, loaded: list[Runtime]) -> 
         stack.push_async_callback(here.close)
         launcher = await stack.enter_async_context(Launcher())
         runsc = Runsc(binary, here.runsc_root, settings.sandbox.platform)
-        plain = [environments.find(settings.data_dir, runtime) for runtime in loaded]
+        plain = [environments.find(settings.built, runtime) for runtime in loaded]
         for environment in [*plain, *environments.preloaded(plain)]:
             bundle = write_bundle(here.bundle(environment.name), oci_spec(environment))
             limits = settings.limits.default.as_limits()
