@@ -144,7 +144,7 @@ def test_host_that_is_not_ready_exits_with_1_and_one_message(
 ) -> None:
     """No traceback for what the operator can mend."""
 
-    def not_ready(*_: object) -> bool:
+    def not_ready(*_: object, **__: object) -> bool:
         raise HostNotReady("no space here")
 
     monkeypatch.setattr(setup, "prepare", not_ready)
@@ -157,7 +157,7 @@ def test_setup_tells_whether_there_was_something_to_do(
     did: bool, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The second run is as clear as the first."""
-    monkeypatch.setattr(setup, "prepare", lambda *_: did)
+    monkeypatch.setattr(setup, "prepare", lambda *_, **__: did)
     assert command_line.main(["setup"]) == 0
     assert text in capsys.readouterr().out
 

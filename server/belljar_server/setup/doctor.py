@@ -15,7 +15,7 @@ from belljar_server import config, runtimes, setup
 from belljar_server.config import Settings
 from belljar_server.egress import namespace
 from belljar_server.errors import HostNotReady, SandboxFailed
-from belljar_server.setup import images, layers, runsc, system, tools, trial
+from belljar_server.setup import images, layers, privileges, runsc, system, tools, trial
 from belljar_server.setup.commands import run
 
 MIB = 1 << 20
@@ -64,6 +64,20 @@ def _root(_: Settings) -> Iterator[Finding]:
         yield Finding("root", Status.OK, "running as root")
         return
     yield Finding("root", Status.FAIL, f"running as uid {os.geteuid()}", "run as root: cgroups and runsc need it")
+
+
+def _privileges(settings: Settings) -> Iterator[Finding]:
+    where = privileges.surroundings()
+    lacking = privileges.missing(network=setup.needs_network(settings))
+    if not lacking:
+        yield Finding("privileges", Status.OK, f"{where}, with every capability that is needed")
+    for name, purpose in lacking.items():
+        # Networks that nobody asked for by name are simply not offered.
+        status = Status.WARN if privileges.NEEDED[name].network_only and settings.egress.modes is None else Status.FAIL
+        remedy = f"add the capability {name} (a container: --cap-add={name}; systemd: CapabilityBoundingSet=)"
+        if privileges.NEEDED[name].network_only:
+            remedy += ', or allow no network: egress.modes = ["none"]'
+        yield Finding("privileges", status, f"{where}, without {name}, which is needed for {purpose}", remedy)
 
 
 def _kernel(_: Settings) -> Iterator[Finding]:
@@ -262,6 +276,7 @@ Check = Callable[[Settings], Iterator[Finding]]
 CHECKS: dict[str, Check] = {
     "machine": _machine,
     "root": _root,
+    "privileges": _privileges,
     "kernel": _kernel,
     "cgroups": _cgroups,
     "runsc": _runsc,
