@@ -1,6 +1,6 @@
 # What a developer does here. Each target starts from nothing: it makes .venv and sets the machine up when need be.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fmt generate lock bench setup serve clean
+.PHONY: help demo test test-unit image test-image test-vm check fmt generate lock bench setup serve clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,15 @@ test: ## every test, as root, from nothing likewise
 test-unit: ## the tests that need neither root nor gVisor
 	@scripts/bootstrap dev
 	@.venv/bin/python -m pytest tests/unit
+
+image: ## the container image, with Docker or Buildah
+	@scripts/image
+
+test-image: ## the image in a real engine (podman, runc), as root
+	@scripts/test-image
+
+test-vm: ## the systemd unit on a host with nothing but cgroup v2, in QEMU, as root; up to 20 minutes
+	@scripts/test-vm
 
 check: ## ruff, mypy, buf, import rule, generated code fresh
 	@scripts/check

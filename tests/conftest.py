@@ -147,8 +147,12 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def server_address(server: Server) -> str:
-    """Where the shared server listens for gRPC."""
+def server_address(request: pytest.FixtureRequest) -> str:
+    """Where the shared server listens for gRPC: BELLJAR_TEST_ADDRESS, when there is one to be tested already."""
+    given = os.environ.get("BELLJAR_TEST_ADDRESS")
+    if given:
+        return given
+    server: Server = request.getfixturevalue("server")
     return server.address
 
 

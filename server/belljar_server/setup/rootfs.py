@@ -186,8 +186,19 @@ def run_inside(root: Path, argv: list[str]) -> str:
     """
     clean = ["env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "PYTHONHASHSEED=0", "HOME=/tmp"]
     if not _can_unshare():
-        return run(["chroot", root, *clean, *argv])
+        return _run_in_chroot(root, [*clean, *argv])
     return run(["unshare", "--mount", "--pid", "--fork", "--mount-proc", f"--root={root}", *clean, *argv])
+
+
+def _run_in_chroot(root: Path, argv: list[str]) -> str:
+    """Without /proc, but for a mount table: swc looks there whether its files lie on a disk of this machine."""
+    table = root / "proc" / "self" / "mountinfo"
+    table.parent.mkdir()
+    try:
+        table.write_text("1 1 0:1 / / rw - ext4 /dev/root rw\n")
+        return run(["chroot", root, *argv])
+    finally:
+        shutil.rmtree(table.parent)
 
 
 @functools.cache

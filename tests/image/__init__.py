@@ -1,0 +1,1 @@
+"""Tests of the container image in a real engine: `make test-image`."""

@@ -1,0 +1,166 @@
+"""The systemd unit on a host with nothing but cgroup v2: what systemd and the kernel there do with it."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from belljar_client import Client, ErrorKind, Limits, Result
+from belljar_client.errors import BelljarClientError
+from tests.conftest import wait_until
+
+MIB = 1 << 20
+PATIENCE = 400.0
+"""Seconds in which what must happen has happened, with every instruction emulated."""
+CGROUP = Path("/sys/fs/cgroup/system.slice/belljar.service")
+STATE = Path("/run/belljar")
+
+Run = Callable[..., Result]
+
+
+def systemctl(*arguments: str) -> str:
+    return subprocess.run(["systemctl", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def main_pid() -> int:
+    return int(systemctl("show", "--property=MainPID", "--value", "belljar"))
+
+
+def journal() -> str:
+    return subprocess.run(
+        ["journalctl", "--unit=belljar", "--no-pager", "--output=cat"], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def sandbox_groups() -> list[Path]:
+    return [group for group in CGROUP.glob("belljar/*/*") if group.is_dir()]
+
+
+def is_serving() -> bool:
+    return subprocess.run(["/opt/belljar/bin/belljar", "health"], check=False, capture_output=True).returncode == 0
+
+
+def metric(name: str) -> float:
+    with urllib.request.urlopen("http://127.0.0.1:8080/metrics", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+@pytest.fixture
+def unit() -> Iterator[None]:
+    """The unit, active and ready before and after."""
+    systemctl("start", "belljar")
+    wait_until(is_serving, "the unit serves", PATIENCE)
+    yield
+    systemctl("start", "belljar")
+    wait_until(is_serving, "the unit serves again", PATIENCE)
+
+
+def test_host_has_nothing_but_cgroup_v2_and_every_limit_is_enforced(unit: None) -> None:
+    """The server works below its delegated group, and nothing had to be waived."""
+    kinds = {line.split(" - ")[1].split()[0] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    assert "cgroup2" in kinds
+    assert "cgroup" not in kinds
+    assert "limit is not enforced" not in journal()
+    assert str(main_pid()) in (CGROUP / "service" / "cgroup.procs").read_text().split()
+    group = sandbox_groups()[0]
+    assert (group / "cgroup.procs").read_text().split()
+    assert {"memory", "cpu", "pids"} <= set((group / "cgroup.controllers").read_text().split())
+
+
+def test_sandboxes_wait_and_the_second_run_is_warm(unit: None, client: Client) -> None:
+    """Snapshots were made on this CPU at the first start, and restored."""
+    wait_until(lambda: metric('belljar_pool_waiting{runtime="python"') >= 1, "a sandbox waits", PATIENCE)
+    for _ in range(2):
+        wait_until(lambda: metric("belljar_pool_waiting") >= 1, "a sandbox waits", PATIENCE)
+        events = list(client.stream("return 6 * 7"))
+        started = next(event for event in events if type(event).__name__ == "Started")
+        assert started.warm  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "code"),
+    [("python", "return 6 * 7"), ("javascript", "return 6 * 7"), ("typescript", "const x: number = 6\nreturn x * 7")],
+)
+def test_every_runtime_works(unit: None, run: Run, runtime: str, code: str) -> None:
+    """A result from each."""
+    assert run(code, runtime, limits=Limits(timeout=300, cpu_time=300)).check().value == 42
+
+
+def test_memory_kill_ends_the_sandbox_and_not_the_unit(unit: None, run: Run) -> None:
+    """Systemd watches for out-of-memory kills below a unit and stops it, unless told not to."""
+    before = main_pid()
+    limits = Limits(memory_bytes=192 * MIB, timeout=300, cpu_time=300)
+    result = run("x = []\nwhile True: x.append(bytearray(1 << 20))", limits=limits)
+    assert result.error is not None
+    assert (result.error.kind, result.exit_code) == (ErrorKind.MEMORY_LIMIT, 137)
+    assert result.usage.peak_memory_bytes > 100 * MIB
+    time.sleep(2)
+    assert main_pid() == before
+    assert run("1", limits=Limits(timeout=300, cpu_time=300)).check().value == 1
+
+
+def test_time_limits_are_told_apart(unit: None, run: Run) -> None:
+    """CPU time is read from the group, wall time from the clock."""
+    busy = run("while True: pass", limits=Limits(cpu_time=3, timeout=300))
+    assert busy.error is not None
+    assert (busy.error.kind, busy.usage.cpu_time >= 3) == (ErrorKind.TIMEOUT, True)
+    idle = run("import time; time.sleep(600)", limits=Limits(timeout=3))
+    assert idle.error is not None
+    assert idle.error.kind is ErrorKind.TIMEOUT
+
+
+def test_killed_server_is_restarted_and_sweeps(unit: None, client: Client) -> None:
+    """After SIGKILL nothing of the dead server is left, and what it was running is told as lost."""
+    failures: list[BelljarClientError] = []
+
+    def run_for_ever() -> None:
+        try:
+            client.execute("import time\nwhile True: time.sleep(1)", limits=Limits(timeout=800, cpu_time=800))
+        except BelljarClientError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run_for_ever)
+    thread.start()
+    wait_until(lambda: metric("belljar_executions_running") == 1, "it runs", PATIENCE)
+    (old_instance,) = [path for path in STATE.iterdir() if path.is_dir()]
+    old_pid = main_pid()
+    systemctl("kill", "--signal=KILL", "--kill-whom=main", "belljar")
+    thread.join(PATIENCE)
+    assert len(failures) == 1
+    wait_until(lambda: main_pid() not in {0, old_pid} and is_serving(), "it is back", PATIENCE)
+    assert "execution lost" in journal()
+    assert not old_instance.exists()
+    assert not (CGROUP / "belljar" / old_instance.name).exists()
+
+
+def test_stop_lets_executions_end_and_leaves_nothing(unit: None, client: Client) -> None:
+    """The drain: what runs ends with its result, and then no process, no group and no file is there."""
+    results: list[Result] = []
+    code = "import time\ntime.sleep(8)\nreturn 'done'"
+    thread = threading.Thread(target=lambda: results.append(client.execute(code, limits=Limits(timeout=100))))
+    thread.start()
+    wait_until(lambda: metric("belljar_executions_running") == 1, "it runs", PATIENCE)
+    systemctl("stop", "belljar")
+    thread.join(PATIENCE)
+    assert results[0].check().value == "done"
+    assert systemctl("show", "--property=Result", "--value", "belljar") == "success"
+    assert not CGROUP.exists()
+    assert not STATE.exists()
+    assert not [line for line in processes() if "runsc" in line]
+
+
+def processes() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
