@@ -3,7 +3,7 @@
 .PHONY: help demo test test-unit image test-image test-vm check fmt generate lock bench setup serve clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## from nothing to four examples in real sandboxes, as root on Debian or Ubuntu; under five minutes, then seconds
 	@scripts/demo
