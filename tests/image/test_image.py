@@ -107,7 +107,7 @@ def test_doctor_finds_nothing_missing(container: Container) -> None:
 
 @pytest.mark.parametrize("privileges", PRIVILEGES)
 def test_stop_lets_executions_end(data: str, privileges: str) -> None:
-    """What runs ends with its result, the server with 0, and no cgroup is left on the host."""
+    """What runs ends with its result, and the server with 0."""
     results: list[Result] = []
     with running(PRIVILEGES[privileges], data) as container, Client(container.address) as client:
         code = "import time\nprint('begun', flush=True)\ntime.sleep(3)\nreturn 'done'"

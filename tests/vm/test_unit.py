@@ -13,6 +13,7 @@ import pytest
 
 from belljar_client import Client, ErrorKind, Limits, Result
 from belljar_client.errors import BelljarClientError
+from belljar_client.models import Started
 from tests.conftest import wait_until
 
 MIB = 1 << 20
@@ -20,6 +21,7 @@ PATIENCE = 400.0
 """Seconds in which what must happen has happened, with every instruction emulated."""
 CGROUP = Path("/sys/fs/cgroup/system.slice/belljar.service")
 STATE = Path("/run/belljar")
+ENVIRONMENT = Path("/etc/belljar/environment")
 
 Run = Callable[..., Result]
 
@@ -36,10 +38,6 @@ def journal() -> str:
     return subprocess.run(
         ["journalctl", "--unit=belljar", "--no-pager", "--output=cat"], check=True, capture_output=True, text=True
     ).stdout
-
-
-def sandbox_groups() -> list[Path]:
-    return [group for group in CGROUP.glob("belljar/*/*") if group.is_dir()]
 
 
 def is_serving() -> bool:
@@ -69,19 +67,8 @@ def test_host_has_nothing_but_cgroup_v2_and_every_limit_is_enforced(unit: None) 
     assert "cgroup" not in kinds
     assert "limit is not enforced" not in journal()
     assert str(main_pid()) in (CGROUP / "service" / "cgroup.procs").read_text().split()
-    group = sandbox_groups()[0]
-    assert (group / "cgroup.procs").read_text().split()
-    assert {"memory", "cpu", "pids"} <= set((group / "cgroup.controllers").read_text().split())
-
-
-def test_sandboxes_wait_and_the_second_run_is_warm(unit: None, client: Client) -> None:
-    """Snapshots were made on this CPU at the first start, and restored."""
-    wait_until(lambda: metric('belljar_pool_waiting{runtime="python"') >= 1, "a sandbox waits", PATIENCE)
-    for _ in range(2):
-        wait_until(lambda: metric("belljar_pool_waiting") >= 1, "a sandbox waits", PATIENCE)
-        events = list(client.stream("return 6 * 7"))
-        started = next(event for event in events if type(event).__name__ == "Started")
-        assert started.warm  # type: ignore[union-attr]
+    (parent,) = CGROUP.glob("belljar/*")
+    assert {"memory", "cpu", "pids"} <= set((parent / "cgroup.subtree_control").read_text().split())
 
 
 @pytest.mark.parametrize(
@@ -104,6 +91,29 @@ def test_memory_kill_ends_the_sandbox_and_not_the_unit(unit: None, run: Run) -> 
     time.sleep(2)
     assert main_pid() == before
     assert run("1", limits=Limits(timeout=300, cpu_time=300)).check().value == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "limits"),
+    [
+        (
+            ErrorKind.PROCESS_LIMIT,
+            "import os, time\nwhile True:\n    if os.fork() == 0: time.sleep(600)",
+            Limits(processes=16, memory_bytes=1536 * MIB, timeout=300, cpu_time=300),
+        ),
+        (
+            ErrorKind.DISK_LIMIT,
+            "open('big', 'wb').write(bytes(40 << 20))",
+            Limits(disk_bytes=16 * MIB, timeout=300, cpu_time=300),
+        ),
+    ],
+    ids=["processes", "disk"],
+)
+def test_limit_is_enforced(unit: None, run: Run, kind: ErrorKind, code: str, limits: Limits) -> None:
+    """Those that the sandbox itself enforces."""
+    result = run(code, limits=limits)
+    assert result.error is not None
+    assert result.error.kind is kind
 
 
 def test_time_limits_are_told_apart(unit: None, run: Run) -> None:
@@ -154,6 +164,16 @@ def test_stop_lets_executions_end_and_leaves_nothing(unit: None, client: Client)
     assert not CGROUP.exists()
     assert not STATE.exists()
     assert not [line for line in processes() if "runsc" in line]
+
+
+def test_sandboxes_wait_after_a_start_with_pools(client: Client) -> None:
+    """Snapshots are made on this CPU and restored; with them a sandbox waits, and the next run is warm."""
+    ENVIRONMENT.write_text(ENVIRONMENT.read_text().replace("POOL__MAX=0", "POOL__MAX=1"))
+    systemctl("restart", "belljar")
+    wait_until(is_serving, "the unit serves", PATIENCE)
+    wait_until(lambda: metric('belljar_pool_waiting{runtime="javascript"') >= 1, "a sandbox waits", PATIENCE)
+    events = list(client.stream("return 6 * 7", runtime="javascript"))
+    assert [event.warm for event in events if isinstance(event, Started)] == [True]
 
 
 def processes() -> list[str]:
