@@ -1,6 +1,6 @@
 # Belljar as a container image: deploy/README.md says how to run it. Any base with Debian's packages and Python 3.11 or
 # later will do. `make image` builds it with Docker, Podman or Buildah.
-ARG BASE=docker.io/library/debian:trixie-slim
+ARG BASE=debian:trixie-slim
 
 # What is needed to serve: both stages stand on it, so that the interpreter is the same.
 FROM ${BASE} AS system
