@@ -5,7 +5,7 @@
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## from nothing to four examples in real sandboxes, as root on Debian or Ubuntu; under five minutes, then seconds
+demo: ## from nothing to four examples in real sandboxes, as root on Debian or Ubuntu; some minutes, then seconds
 	@scripts/demo
 
 test: ## every test, as root, from nothing likewise
