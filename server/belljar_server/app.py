@@ -240,7 +240,10 @@ async def open_dependencies(
     )
     kit = Kit(runsc, bundle, launcher, here.tree, settings.dependencies)
     cache = LayerCache(settings.data_dir / "dependencies", settings.dependencies.cache_bytes)
-    cache.open()
+    try:
+        cache.open()
+    except OSError as error:
+        raise HostNotReady(f"data_dir {error.filename}: {error.strerror}") from error
     shared = None
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(images.in_use(image.path))

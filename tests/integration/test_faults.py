@@ -441,7 +441,7 @@ def test_broken_runsc_is_not_ready_and_recovers(tmp_path: Path, instead: str | N
         (tmp_path / "good").rename(runsc)
         wait_until(lambda: health(server) == health_pb2.HealthCheckResponse.SERVING, "it recovers", 60)
         assert client.execute("1").value == 1
-        assert metric(server, "belljar_sandboxes_live") == 0
+        wait_until(lambda: metric(server, "belljar_sandboxes_live") == 0, "no sandbox is left")
 
 
 def test_killed_sandbox_before_user_code_is_replaced_without_a_word() -> None:
