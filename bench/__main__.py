@@ -10,13 +10,13 @@ import asyncio
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,11 +148,20 @@ def official_package(times: int) -> float:
     return times / (time.perf_counter() - began)
 
 
-async def burst(client: AsyncClient) -> Row:
+async def until_full(pid: int) -> None:
+    """Returns when the sandboxes of a server have used next to no CPU for a second: every pool has what it wants."""
+    used, before = 1.0, cgroup_value(pid, "cpuacct", "cpuacct.usage")
+    while used > 0.02:
+        await asyncio.sleep(1)
+        now = cgroup_value(pid, "cpuacct", "cpuacct.usage")
+        used, before = (now - before) / 1e9, now
+
+
+async def burst(client: AsyncClient, pid: int) -> Row:
     """Twenty at once into a pool of twenty."""
     taken = []
     for _ in range(3):
-        await asyncio.sleep(6)  # until the pool is full again
+        await until_full(pid)
         began = time.perf_counter()
         ends = await asyncio.gather(*(trivial(client, "python") for _ in range(20)))
         taken.append(time.perf_counter() - began)
@@ -167,21 +176,23 @@ def cgroup_value(pid: int, controller: str, file: str) -> float:
     return float("nan")
 
 
-async def idle(address: str, pid: int) -> list[Row]:
+async def idle(pid: int) -> list[Row]:
     """What waiting sandboxes cost."""
-    del address
-    await asyncio.sleep(15)  # until all pools are full and quiet
+    await until_full(pid)
     before, began = cgroup_value(pid, "cpuacct", "cpuacct.usage"), time.perf_counter()
     await asyncio.sleep(10)
     used = (cgroup_value(pid, "cpuacct", "cpuacct.usage") - before) / 1e6 / (time.perf_counter() - began)
+    sizes = waiting_memory(pid)
+    count = sum(map(len, sizes.values()))
+    text = ", ".join(f"{name} {statistics.mean(sizes[name]) / MIB:.0f} MiB" for name in sorted(sizes))
     return [
-        Row("CPU of 42 waiting sandboxes together, heartbeats included", f"{used:.2f} ms a second"),
-        Row("memory of a waiting sandbox (anonymous and shared)", ", ".join(waiting_memory(pid))),
+        Row(f"CPU of {count} waiting sandboxes together, heartbeats included", f"{used:.2f} ms a second"),
+        Row("memory of a waiting sandbox (anonymous and shared)", text),
     ]
 
 
-def waiting_memory(pid: int) -> Iterator[str]:
-    """For each runtime the mean of what the kernel counts for its sandboxes, without the page cache of images."""
+def waiting_memory(pid: int) -> dict[str, list[int]]:
+    """For each environment what the kernel counts for its sandboxes, without the page cache of images."""
     sizes: dict[str, list[int]] = {}
     for tree in Path(f"/proc/{pid}/root/sys/fs/cgroup/memory").rglob("belljar"):
         for group in tree.glob("*/*/cgroup.procs"):
@@ -189,9 +200,10 @@ def waiting_memory(pid: int) -> Iterator[str]:
                 continue
             command = Path(f"/proc/{pids[0]}/cmdline").read_bytes().decode()
             stat = dict(line.split() for line in group.with_name("memory.stat").read_text().splitlines())
-            runtime = next(name for name in TRIVIAL if f"/{name}-" in command)
-            sizes.setdefault(runtime, []).append(int(stat["rss"]) + int(stat["shmem"]))
-    return (f"{name} {statistics.mean(sizes[name]) / MIB:.0f} MiB" for name in sizes)
+            environment = re.search(r"/bundles/([^/\0]+)-(?:warm|cold)", command)
+            if environment:
+                sizes.setdefault(environment[1], []).append(int(stat["rss"]) + int(stat["shmem"]))
+    return sizes
 
 
 def used_cpu(pid: int) -> float:
@@ -203,7 +215,7 @@ async def own_cost(client: AsyncClient, pid: int) -> Row:
     """What an execution costs the server's own process while no sandbox is being restored."""
     taken = []
     for _ in range(4):
-        await asyncio.sleep(6)  # until the pool is full again
+        await until_full(pid)
         before = used_cpu(pid)
         for _ in range(10):  # of twenty that wait: so few that nothing is restored meanwhile
             await trivial(client, "python")
@@ -334,15 +346,24 @@ async def measure(*, quick: bool) -> list[Row]:
             rows += await logs(client)
             rows += await artifacts(client)
             rows.append(await timeouts(client))
-    with serving(POOL__MIN="20", POOL__MAX="20", POOL__MEMORY_BYTES=str(8 << 30), EXECUTION__MAX_RUNNING="40") as (
+    with serving(
+        POOL__MIN="20",
+        POOL__MAX="20",
+        POOL__MEMORY_BYTES=str(8 << 30),
+        EGRESS__MODES='["none"]',
+        EXECUTION__MAX_RUNNING="40",
+    ) as (
         address,
         pid,
     ):
         async with AsyncClient(address) as client:
-            rows.append(await burst(client))
+            rows.append(await burst(client, pid))
             rows.append(await own_cost(client, pid))
-    with serving(POOL__MIN="10", POOL__MAX="10", POOL__MEMORY_BYTES=str(8 << 30)) as (address, pid):
-        rows += await idle(address, pid)
+    with serving(POOL__MIN="10", POOL__MAX="10", POOL__MEMORY_BYTES=str(8 << 30), EGRESS__MODES='["none"]') as (
+        address,
+        pid,
+    ):
+        rows += await idle(pid)
     rows += await asyncio.to_thread(lambda: list(network.measure(times)))
     return rows + await packages.measure(times)
 
