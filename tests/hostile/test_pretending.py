@@ -77,6 +77,21 @@ def test_kinds_that_take_evidence_cannot_be_claimed(hit: Hit, server: Server, ki
     assert '"event": "sandbox failed"' not in server.log_text()
 
 
+SEALED = """
+import gc
+seal = next(o.seal for o in gc.get_objects() if type(o).__name__ == "Channel")
+"""
+
+
+@pytest.mark.parametrize("report", ["b'[' * 200_000", "b'{}'", "b'[]'", "b'\\xff'", "b'{\"ok\": 1}'", "b'1' * 5000"])
+def test_sealed_nonsense_is_the_codes_own_fault(hit: Hit, server: Server, report: str) -> None:
+    """Code that finds the worker's seal in its memory can say that it has ended; nonsense under it breaks nothing."""
+    result = hit(f"{FRAMES}{SEALED}send(frame(b'p', seal + {report}))\nos._exit(3)\n")
+    assert result.error
+    assert (result.error.kind, result.exit_code) == (ErrorKind.EXITED, 3)
+    assert '"event": "sandbox failed"' not in server.log_text()
+
+
 NOT_JSON = [b"{nope", b"\xff\xfe", b"NaN", b"[" * 100_000, b"1 2", b'"\x00"', b"[1,]"]
 
 

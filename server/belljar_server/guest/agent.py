@@ -77,9 +77,17 @@ class Worker:
             os._exit(127)
 
 
-def status_of(report: bytes) -> int:
-    """The wait status that goes with a report: exit code 0 or 1."""
-    return 0 if json.loads(report)["ok"] else 1 << 8
+def status_of(report: bytes) -> int | None:
+    """The wait status that goes with a report, exit code 0 or 1; None for what no worker of ours says.
+
+    User code shares its process with the worker, and can find the seal there.
+    """
+    try:
+        words = json.loads(report)
+    except (ValueError, RecursionError):
+        return None
+    ok = words.get("ok") if isinstance(words, dict) else None
+    return None if not isinstance(ok, bool) else 0 if ok else 1 << 8
 
 
 class Relay:
@@ -128,6 +136,8 @@ class Relay:
             self.tasks = count_tasks() + self.orphans
         self._host.send_bytes(framing.REPORT, report)
         self.status = status_of(report)
+        if self.status is None:
+            self.close()
         self.open = False  # without closing the socket: the worker would wake up and end by itself
 
     def drain(self) -> None:
