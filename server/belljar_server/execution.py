@@ -43,8 +43,15 @@ class Execution:
     @property
     def held_bytes(self) -> int:
         """Memory that the log takes, roughly."""
-        result = self.finished.result_json if self.finished else None
-        return self._delivered + len(result or "") + 512 * len(self._events)
+        size = self._delivered + 512 * len(self._events)
+        if self.finished:
+            size += (
+                len(self.finished.result_json or "") + len(self.finished.lockfile) + 1024 * len(self.finished.artifacts)
+            )
+            size += sum(map(len, self.finished.warnings))
+            if self.finished.error:
+                size += len(self.finished.error.message) + len(self.finished.error.traceback)
+        return size
 
     def tell(self, happening: Happening) -> None:
         """Appends an event and wakes the followers."""

@@ -1,7 +1,7 @@
 """Runs executions: admit, acquire a sandbox, run, collect, decide, tell. Reads like the list of what happens.
 
 Each accepted execution is a task of its own that no client's fate touches; whatever happens inside, it ends with
-exactly one `finished`. Mutable state of the executor: the executions under way, and those kept for a replay.
+exactly one `finished`. Mutable state of the executor: the executions under way.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from belljar_server.models import (
     Phase,
     PhaseChange,
 )
+from belljar_server.replays import Replays
 from belljar_server.run import Run, Stopped
 from belljar_server.sandbox import Ending, JobFile, SandboxSource, Stop
 from belljar_server.sandbox.spec import Environment
@@ -97,7 +98,7 @@ class Executor:
         self.admission = Admission(settings.max_running, settings.max_queued)
         self._running: dict[Execution, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._by_request_id: dict[str, Execution] = {}
+        self._replays = Replays(settings.replay_ttl, settings.replay_bytes)
         self._draining = False
         self._recent: deque[dict[str, object]] = deque(maxlen=RECENT)
 
@@ -140,7 +141,7 @@ class Executor:
         place = self.admission.enter()
         execution = Execution(request, self._abandoned)
         if request.request_id:
-            self._by_request_id[request.request_id] = execution
+            self._replays.add(execution)
         run = Run(execution, files, self._store, self._flood_bytes, self._settings.collect_timeout)
         self._running[execution] = run
         self._journal.accepted(execution.id)
@@ -170,24 +171,11 @@ class Executor:
         return len(self._running)
 
     def _repeated(self, request: ExecutionRequest) -> Execution | None:
-        self._forget_old()
-        known = self._by_request_id.get(request.request_id) if request.request_id else None
+        known = self._replays.find(request.request_id) if request.request_id else None
         if known and known.request.fingerprint != request.fingerprint:
             problem = f"{request.request_id!r} was used for another request; take a new one for each request"
             raise InvalidRequest(Violation("request_id", problem))
         return known
-
-    def _forget_old(self) -> None:
-        """Drops finished executions that are too old or, oldest first, too much."""
-        now = time.monotonic()
-        finished = [e for e in self._by_request_id.values() if e.finished]
-        size = sum(e.held_bytes for e in finished)
-        for execution in sorted(finished, key=lambda e: e.finished_at):
-            too_old = now - execution.finished_at > self._settings.replay_ttl
-            if not too_old and size <= self._settings.replay_bytes:
-                break
-            size -= execution.held_bytes
-            del self._by_request_id[execution.request.request_id]
 
     def _abandoned(self, execution: Execution) -> None:
         run = self._running.get(execution)
@@ -234,6 +222,7 @@ class Executor:
                 self._journal.ended(execution.id)
                 execution.tell(finished)
                 self._account(execution, finished, run)
+                self._replays.ended(execution)
             await asyncio.sleep(ANSWER_SECONDS)
 
     async def _attempt(self, run: Run, place: Place, after: contextlib.AsyncExitStack) -> Finished:

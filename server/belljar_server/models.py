@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import ipaddress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 HOME = "/home/user"
 """The working directory of user code; what is left there are its artifacts."""
@@ -207,6 +207,10 @@ class ExecutionRequest:
     disconnect_policy: DisconnectPolicy = DisconnectPolicy.CANCEL
     network: Network | None = None
     """None: no network."""
+
+    def without_contents(self) -> ExecutionRequest:
+        """What is worth keeping of it once it has run: nothing that may be large."""
+        return replace(self, code="", inputs_json="", files=(), input_files=(), env=(), lock="")
 
 
 @dataclass(frozen=True, slots=True)

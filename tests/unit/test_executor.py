@@ -201,6 +201,17 @@ async def test_finished_executions_are_forgotten_in_time(settings: dict[str, Any
     assert await bench.executor.submit(request) is not first
 
 
+async def test_kept_execution_holds_nothing_of_its_request_that_may_be_large() -> None:
+    """The memory for replays is that of answers; requests have files."""
+    bench = Bench()
+    request = replace(REQUEST, request_id="a", fingerprint=b"1", code="1" * 100_000)
+    first = await bench.executor.submit(request)
+    await first.wait()
+    await bench.executor.drain(1)
+    assert first.request.code == ""
+    assert first.request.fingerprint == b"1"
+
+
 async def test_unknown_artifact_is_refused_before_anything_starts() -> None:
     """By the name of the field."""
     bench = Bench()
