@@ -206,8 +206,8 @@ def make_starts(
     def start(environment: Environment, kind: str) -> Start:
         spec = oci_spec(environment, warm=kind == "warm")
         bundle = write_bundle(here.bundle(f"{environment.key}-{kind}"), spec)
-        limits = settings.limits.default.as_limits()
-        return Start(environment, runsc, bundle, settings.execution.start_timeout, limits, make_link=make_link)
+        disk_bytes = settings.limits.default.as_limits().disk_bytes
+        return Start(environment, runsc, bundle, settings.execution.start_timeout, disk_bytes, make_link=make_link)
 
     warm = start(environment, "warm")
     starts = {environment.key: Starts(start(environment, "cold"), warm)}

@@ -39,6 +39,7 @@ HEARTBEAT_SECONDS = 10.0
 FAILURES_BEFORE_REBUILD = 3
 """So many restores in a row fail before the snapshot itself is doubted."""
 LINKED_SHARE = 0.25
+"""Of what a pool without network may take of the memory for waiting sandboxes."""
 NONCES_KEPT = 4096
 NONCE_DIGITS = 64
 """Hex digits of each nonce that a restored worker draws."""

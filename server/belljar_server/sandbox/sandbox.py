@@ -58,7 +58,7 @@ class Start:
     runsc: Runsc
     bundle: Path
     timeout: float
-    limits: Limits
+    disk_bytes: int
     """What a restored one is made ready for while it waits; a job that wants something else pays for the difference."""
     snapshot: Path | None = None
     make_link: MakeLink | None = None
@@ -150,7 +150,7 @@ class RunscSandbox:
             pump.start()
         try:
             if start.snapshot:
-                await self._channel.send_json(framing.WAKE, {"disk_bytes": start.limits.disk_bytes})
+                await self._channel.send_json(framing.WAKE, {"disk_bytes": start.disk_bytes})
             kind, payload = await self._channel.receive()
         except ChannelClosed as error:
             raise SandboxFailed(await self._why_not_started(error)) from error
@@ -363,7 +363,11 @@ class RunscSandbox:
 
     async def _watch(self, limits: Limits, cpu_before: float) -> None:
         """Looks at the kernel's counters: CPU time used up, or an out-of-memory kill that left a sandbox half alive."""
-        while not self._over.is_set():
+        used = 0.0
+        while True:
+            await asyncio.sleep(min(WATCH_INTERVAL, max(0.005, (limits.cpu_time - used) / limits.cpus)))
+            if self._over.is_set():
+                return
             used = self._group.cpu_time() - cpu_before
             if used >= limits.cpu_time:
                 self.stop(Stop.CPU_TIME)
@@ -371,7 +375,6 @@ class RunscSandbox:
             if self._group.oom_kills():
                 self.stop(Stop.MEMORY)
                 return
-            await asyncio.sleep(min(WATCH_INTERVAL, max(0.005, (limits.cpu_time - used) / limits.cpus)))
 
     async def _end_user_code(self, reason: Stop) -> None:
         """Asks the agent, which then still hands out the artifacts; kills the sandbox when it does not answer."""

@@ -39,7 +39,7 @@ async def _run_each(settings: Settings, binary: Path, loaded: list[Runtime]) -> 
         for environment in [*plain, *environments.preloaded(plain)]:
             bundle = write_bundle(here.bundle(environment.name), oci_spec(environment))
             limits = settings.limits.default.as_limits()
-            start = Start(environment, runsc, bundle, settings.execution.start_timeout, limits)
+            start = Start(environment, runsc, bundle, settings.execution.start_timeout, limits.disk_bytes)
             source = ColdSource({environment.name: start}, launcher, here.tree)
             started = time.monotonic()
             await probe(source, environment, limits)
