@@ -208,6 +208,7 @@ class Executor:
     async def _execute(self, run: Run, place: Place) -> None:
         execution = run.execution
         async with contextlib.AsyncExitStack() as after:  # what the client need not wait for
+            after.callback(self._journal.ended, execution.id)
             after.push_async_callback(_close, run)
             try:
                 finished = await self._attempt(run, place, after)
@@ -219,7 +220,6 @@ class Executor:
                     raise
             finally:
                 del self._running[execution]
-                self._journal.ended(execution.id)
                 execution.tell(finished)
                 self._account(execution, finished, run)
                 self._replays.ended(execution)
