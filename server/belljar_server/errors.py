@@ -63,3 +63,9 @@ class StoreFailed(BelljarError):
 
 class HostNotReady(BelljarError):
     """The host lacks something, or a setting is wrong. The message says what to do; the service does not start."""
+
+
+def shown(value: str) -> str:
+    """A value of the client's in an error message: quoted, escaped and short."""
+    text = ascii(value[:64])
+    return f"{text}… ({len(value)} characters)" if len(value) > 64 else text

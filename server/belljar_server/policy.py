@@ -6,17 +6,17 @@ here and nothing is lowered in silence.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
+from belljar_server import inputs
 from belljar_server.config import Dependencies, Egress, LimitSettings
 from belljar_server.dependencies import specs
 from belljar_server.egress import rules
-from belljar_server.errors import InvalidRequest, Violation
+from belljar_server.errors import InvalidRequest, Violation, shown
 from belljar_server.models import (
     DisconnectPolicy,
     Entry,
@@ -31,9 +31,6 @@ from belljar_server.models import (
 from belljar_server.runtimes import Ecosystem
 
 MAX_CODE_BYTES = 4 << 20
-MAX_INPUTS_BYTES = 16 << 20
-MAX_INPUTS_DEPTH = 200
-MAX_INTEGER_DIGITS = 4300
 MAX_FILES = 1000
 MAX_FILE_BYTES = 4 << 20
 MAX_PATH_BYTES = 1024
@@ -67,7 +64,6 @@ FLOORS = Limits(
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.|\\\Z)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)  # linear also for broken strings
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +126,8 @@ def judge(  # noqa: C901  one question after the other
         refuse("disconnect_policy", "is not a value of DisconnectPolicy")
     if draft.request_id and not _REQUEST_ID.fullmatch(draft.request_id):
         refuse("request_id", f"{shown(draft.request_id)} is not 1 to 128 characters of A-Z a-z 0-9 - _ . :")
-    _judge_inputs(draft.inputs_json, refuse)
+    if problem := inputs.problem(draft.inputs_json):
+        refuse("inputs_json", problem)
     _judge_paths("files", [file.path for file in draft.files], refuse)
     for index, source in enumerate(draft.files):
         if len(source.content) > MAX_FILE_BYTES:
@@ -170,12 +167,6 @@ def judge(  # noqa: C901  one question after the other
 
 
 Refuse = Callable[[str, str], None]
-
-
-def shown(value: str) -> str:
-    """A value of the client's in an error message: quoted, escaped and short."""
-    text = ascii(value[:64])
-    return f"{text}… ({len(value)} characters)" if len(value) > 64 else text
 
 
 def _judge_code(where: str, code: str, refuse: Refuse) -> None:
@@ -379,73 +370,3 @@ def _judge_labels(labels: tuple[tuple[str, str], ...], refuse: Refuse) -> None:
             refuse("labels", f"{shown(key)} does not match [a-z][a-z0-9_.-]{{0,62}}")
         if len(value) > MAX_LABEL_CHARACTERS:
             refuse(f"labels[{shown(key)}]", f"has {len(value)} characters; at most {MAX_LABEL_CHARACTERS} are allowed")
-
-
-class _DuplicateKey(ValueError):
-    pass
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _DuplicateKey(f"has the key {shown(key)} twice in one object")
-            seen.add(key)
-    return found
-
-
-def _no_constant(name: str) -> object:
-    raise _DuplicateKey(f"has {name}, which JSON does not know")
-
-
-def _judge_inputs(text: str, refuse: Refuse) -> None:
-    if not text:
-        return
-    size = len(text.encode())
-    if size > MAX_INPUTS_BYTES:
-        refuse("inputs_json", f"has {size} bytes; at most {MAX_INPUTS_BYTES} are allowed")
-        return
-    depth = nesting(text, MAX_INPUTS_DEPTH)
-    if depth > MAX_INPUTS_DEPTH:
-        refuse("inputs_json", f"is nested deeper than {MAX_INPUTS_DEPTH}")
-        return
-    try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except _DuplicateKey as error:
-        refuse("inputs_json", str(error))
-    except json.JSONDecodeError as error:
-        refuse("inputs_json", f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}")
-    except ValueError:
-        refuse("inputs_json", f"has an integer of more than {MAX_INTEGER_DIGITS} digits")
-    else:
-        if not isinstance(value, dict):
-            refuse("inputs_json", f"is a JSON {_kind(value)}; an object with the inputs by name is wanted")
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, (int, float)):
-        return "number"
-    return "string" if isinstance(value, str) else "array"
-
-
-def nesting(text: str, enough: int) -> int:
-    """How deep JSON text is nested; stops to count above `enough`."""
-    if text.count("{") + text.count("[") <= enough:
-        return 0
-    depth = deepest = 0
-    for match in _BRACKETS.finditer(text):
-        bracket = match[0]
-        if bracket in "{[":
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > enough:
-                break
-        elif bracket in "}]":
-            depth -= 1
-    return deepest

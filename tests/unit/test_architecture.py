@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "models": {"errors"},
     "config": {"errors", "models"},
     "log": {"config"},
-    "policy": {"models", "errors", "config", "dependencies", "egress", "runtimes"},
+    "inputs": {"errors"},
+    "policy": {"inputs", "models", "errors", "config", "dependencies", "egress", "runtimes"},
     "runtimes": {"models", "errors"},
     "guest": set[str](),
     "sandbox": {"models", "errors", "config", "guest", "runtimes", "log", "metrics"},
@@ -36,7 +37,9 @@ MAY_IMPORT = {
     **dict.fromkeys(EXECUTION, LAYERS | EXECUTION),
     "readiness": {"models", "errors", "sandbox", "log"},
     "http": {"executor", "models", "errors", "config", "artifacts"},
+    "messages": {"models", "errors", "policy"},
     "service": {
+        "messages",
         "executor",
         "sessions",
         "execution",
@@ -142,7 +145,7 @@ def test_the_dependency_seams_use_guest_framing_only() -> None:
     [
         ("aiobotocore", {"artifacts/s3.py"}),
         ("botocore", {"artifacts/s3.py"}),
-        ("belljar", {"service.py", "app.py"}),
+        ("belljar", {"messages.py", "service.py", "app.py"}),
         ("grpc", {"service.py", "app.py"}),
         ("aiohttp", {"http.py", "artifacts/download.py", "artifacts/s3.py", "dependencies/registry.py", "app.py"}),
         ("prometheus_client", {"metrics.py", "http.py", "app.py"}),

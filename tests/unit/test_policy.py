@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from belljar_server.config import LimitSettings
 from belljar_server.errors import InvalidRequest
+from belljar_server.inputs import nesting
+from belljar_server.messages import to_bad_request, to_status
 from belljar_server.models import InputFile, Limits, SourceFile
-from belljar_server.policy import Draft, judge, nesting
-from belljar_server.service import to_bad_request, to_status
+from belljar_server.policy import Draft, judge
 
 SETTINGS = LimitSettings()
 RUNTIMES = ("python", "javascript")
