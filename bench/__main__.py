@@ -23,8 +23,8 @@ from pathlib import Path
 
 from belljar_client import AsyncClient, Finished, Limits, Output, download
 from belljar_server import config, runtimes
-from belljar_server.sandbox.sandbox import write_bundle
 from belljar_server.sandbox.spec import Environment, oci_spec
+from belljar_server.sandbox.start import write_bundle
 from belljar_server.setup import images
 from belljar_server.setup import runsc as runsc_setup
 from bench import network, packages

@@ -38,12 +38,13 @@ from belljar_server.policy import NetworkSettings
 from belljar_server.readiness import Readiness
 from belljar_server.runtimes.installer import INSTALLER
 from belljar_server.sandbox import MakeLink, instance
+from belljar_server.sandbox.cold import ColdSource
 from belljar_server.sandbox.pool import PoolSource, Starts
 from belljar_server.sandbox.requested import RequestedEnvironments
 from belljar_server.sandbox.runsc import Launcher, Runsc
-from belljar_server.sandbox.sandbox import ColdSource, Start, write_bundle
 from belljar_server.sandbox.snapshot import Snapshots
 from belljar_server.sandbox.spec import Environment, installer_spec, oci_spec
+from belljar_server.sandbox.start import Start, write_bundle
 from belljar_server.service import SandboxService, add_to
 from belljar_server.setup import environments as hosted
 from belljar_server.setup import images, registries

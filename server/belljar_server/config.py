@@ -1,7 +1,7 @@
 """Settings: one TOML file and `BELLJAR_…` environment variables, parsed once into frozen types.
 
 The environment wins over the file; `__` separates levels (`BELLJAR_HTTP__LISTEN`). Unknown keys are refused in both.
-README.md has the table of all settings; a test compares it with this module.
+README.md has the table of all settings; a test compares it with this module. Long, for it is that list.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Protocol
 
 import structlog
 
+from belljar_server.accounts import Accounts
 from belljar_server.admission import Admission, Place
 from belljar_server.artifacts import ArtifactStore
 from belljar_server.artifacts.collect import show_name
@@ -51,9 +51,6 @@ STOP_SECONDS = 10.0
 
 ANSWER_SECONDS = 0.01
 """Seconds that the answer has to go out before the sandbox is destroyed, which keeps the kernel busy for a while."""
-
-RECENT = 50
-"""Executions that /statusz shows after their end."""
 
 
 class Journal(Protocol):
@@ -100,7 +97,7 @@ class Executor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._replays = Replays(settings.replay_ttl, settings.replay_bytes)
         self._draining = False
-        self._recent: deque[dict[str, object]] = deque(maxlen=RECENT)
+        self._accounts = Accounts(metrics)
 
     def __repr__(self) -> str:
         """How much it has to do."""
@@ -119,7 +116,7 @@ class Executor:
             for execution, run in self._running.items()
         ]
         admission: dict[str, object] = {"running": self.admission.running, "waiting": self.admission.waiting}
-        return {"admission": [admission], "under way": under_way, "ended lately": list(reversed(self._recent))}
+        return {"admission": [admission], "under way": under_way, "ended lately": list(reversed(self._accounts.recent))}
 
     async def submit(self, request: ExecutionRequest) -> Execution:
         """Accepts a request, or finds the execution that it repeats. From here on it ends with exactly one `finished`.
@@ -221,7 +218,7 @@ class Executor:
             finally:
                 del self._running[execution]
                 execution.tell(finished)
-                self._account(execution, finished, run)
+                self._accounts.finished(execution, finished, warm=run.warm)
                 self._replays.ended(execution)
             await asyncio.sleep(ANSWER_SECONDS)
 
@@ -306,72 +303,10 @@ class Executor:
         self._on_sandbox_failed()
         log.error("sandbox failed", execution_id=execution.id, error=why)
 
-    def _account(self, execution: Execution, finished: Finished, run: Run) -> None:
-        """The canonical log line and the metrics of one execution."""
-        kind = finished.error.kind.value if finished.error else ""
-        usage = finished.usage
-        self._metrics.executions.labels(execution.request.runtime, finished.outcome.value, kind).inc()
-        self._metrics.artifact_bytes.inc(usage.artifact_bytes)
-        self._metrics.account_network(finished)
-        for stream, size in execution.written.items():
-            self._metrics.output_bytes.labels(stream.value).inc(size)
-        phases = {
-            "queue": usage.queue_time,
-            "install": usage.install_time,
-            "start": usage.start_time,
-            "run": usage.run_time,
-            "collect": usage.collect_time,
-        }
-        for phase, seconds in phases.items():
-            self._metrics.phases.labels(execution.request.runtime, phase).observe(seconds)
-        self._recent.append(
-            {
-                "execution": execution.id,
-                "runtime": execution.request.runtime,
-                "outcome": finished.outcome.value,
-                "kind": kind,
-                "warm": run.warm,
-                "milliseconds": round((time.monotonic() - execution.began) * 1000, 1),
-            }
-        )
-        log.info(
-            "execution",
-            execution_id=execution.id,
-            request_id=execution.request.request_id or None,
-            runtime=execution.request.runtime,
-            outcome=finished.outcome.value,
-            kind=kind or None,
-            exit_code=finished.exit_code,
-            warm=run.warm,
-            **{f"{phase}_ms": round(seconds * 1000, 1) for phase, seconds in phases.items()},
-            cpu_ms=round(usage.cpu_time * 1000, 1),
-            peak_memory_bytes=usage.peak_memory_bytes,
-            stdout_bytes=usage.stdout_bytes,
-            stderr_bytes=usage.stderr_bytes,
-            artifacts=len(finished.artifacts),
-            artifact_bytes=usage.artifact_bytes,
-            **_network_account(finished, execution),
-            total_ms=round((time.monotonic() - execution.began) * 1000, 1),
-            labels=dict(execution.request.labels) or None,
-        )
-
 
 async def _close(run: Run) -> None:
     """Nobody waits for it but a server that stops, and that not for ever: the store may be down."""
     await asyncio.wait([asyncio.create_task(run.close())], timeout=STOP_SECONDS)
-
-
-def _network_account(finished: Finished, execution: Execution) -> dict[str, object]:
-    """What the log says of an execution's network; nothing of one that had none."""
-    if execution.request.network is None:
-        return {}
-    return {
-        "network": execution.request.network.mode.value,
-        "network_connections": finished.usage.network_connections,
-        "network_bytes_in": finished.usage.network_bytes_in,
-        "network_bytes_out": finished.usage.network_bytes_out,
-        "denied": sum(denied.count for denied in finished.denied_connections),
-    }
 
 
 async def _artifact(store: ArtifactStore, artifact_id: str) -> AsyncIterator[bytes]:

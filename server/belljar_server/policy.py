@@ -1,7 +1,7 @@
 """Decides what a request may do: a pure function from what was asked and the settings to a request, or a refusal.
 
 Every violation names the field, what was given and what is allowed; all of them are told at once. Nothing is started
-here and nothing is lowered in silence.
+here and nothing is lowered in silence. Long, for it has a question for each field of a request.
 """
 
 from __future__ import annotations

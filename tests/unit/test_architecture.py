@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2] / "server" / PACKAGE
 
 GROUND = {"models", "errors", "config", "log"}
 """What every layer may use: types, errors, settings, the logger."""
-EXECUTION = {"environments", "admission", "execution", "verdict", "run", "replays", "executor", "sessions"}
+EXECUTION = {"environments", "admission", "execution", "verdict", "run", "replays", "accounts", "executor", "sessions"}
 """One execution, from admission to its terminal event."""
 LAYERS = GROUND | {"policy", "runtimes", "guest", "sandbox", "egress", "dependencies", "artifacts", "metrics"}
 

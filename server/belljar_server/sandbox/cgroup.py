@@ -7,6 +7,8 @@ Where they are made: below the setting `sandbox.cgroup_parent`, else below the s
 group that has processes cannot have limited children, so when the own group is ours alone (a container's, or a
 systemd unit with Delegate=yes) its processes move to a leaf `service`; when it is not, the groups go below the root
 of the hierarchy.
+
+Long, for it says everything twice: the versions have nothing in common but the idea.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 `pooling.py` decides, this module carries out. Taking a sandbox is a dictionary look-up and waits for nothing. Each
 environment has a task that keeps its pool as the plan wants it, in the background and with little CPU weight. When
 nobody waits, a sandbox is restored on demand, once more on another if that fails, and booted cold if that fails too.
+
+Long, for all that changes a pool is here, to be read beside the rest.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from belljar_server.metrics import Metrics
 from belljar_server.sandbox.cgroup import Tree
 from belljar_server.sandbox.pooling import Bounds, PoolState, Waiting, pause_after
 from belljar_server.sandbox.runsc import Launcher
-from belljar_server.sandbox.sandbox import RunscSandbox, Start
+from belljar_server.sandbox.sandbox import RunscSandbox
 from belljar_server.sandbox.snapshot import Snapshot, Snapshots
 from belljar_server.sandbox.spec import Environment
+from belljar_server.sandbox.start import Start
 
 log = structlog.get_logger()
 

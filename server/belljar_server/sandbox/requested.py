@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from belljar_server.errors import SandboxFailed
+from belljar_server.sandbox.cold import ColdSource
 from belljar_server.sandbox.pool import PoolSource, Starts
-from belljar_server.sandbox.sandbox import ColdSource
 from belljar_server.sandbox.spec import Environment
 
 MOST = 16

@@ -1,9 +1,9 @@
 """A gVisor sandbox: boots with nothing to do, waits, runs one job, is destroyed.
 
-The life of one: `boot` starts runsc in cgroups of its own and waits for READY; `run` arms the limits, sends the job,
+The life of one: `start` starts runsc in cgroups of its own and waits for READY; `run` arms the limits, sends the job,
 and follows the agent's frames until its END; `destroy` kills the cgroup and removes what is left. Whatever the frames
 say, only three things count as evidence: the agent's wait status, the kernel's counters, and what this module did
-itself.
+itself. It is long because that life is one: who changes how a sandbox ends must see how it starts and runs.
 """
 
 from __future__ import annotations
@@ -12,25 +12,21 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import json
-import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Coroutine
 from typing import Any
 
 from belljar_server.errors import SandboxFailed
 from belljar_server.guest import framing
 from belljar_server.models import Limits, Stream, Traffic
-from belljar_server.sandbox import Ending, Job, JobFile, Link, Listener, MakeLink, Stop
+from belljar_server.sandbox import Ending, Job, JobFile, Link, Listener, Stop
 from belljar_server.sandbox.cgroup import Group, Tree
 from belljar_server.sandbox.channel import Channel, ChannelClosed, parse
 from belljar_server.sandbox.output import OutputPump
 from belljar_server.sandbox.runsc import Launcher, Process, Runsc, describe
-from belljar_server.sandbox.spec import Environment
+from belljar_server.sandbox.start import Start, check_namespace
 
 KILL_GRACE = 0.25
 """Seconds that the agent has to end user code and say so, before the whole sandbox is killed."""
@@ -48,28 +44,6 @@ HOST_TASKS_OF_SENTRY = 256
 LARGEST_REPORT = 256 * 1024
 START_MESSAGE_BYTES = 4096
 """So much of what a sandbox that does not start writes to stderr is kept for the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """How sandboxes of one environment come to be: booted, or restored from a snapshot."""
-
-    environment: Environment
-    runsc: Runsc
-    bundle: Path
-    timeout: float
-    disk_bytes: int
-    """What a restored one is made ready for while it waits; a job that wants something else pays for the difference."""
-    snapshot: Path | None = None
-    make_link: MakeLink | None = None
-    """Where links come from, for an environment with network."""
-
-    def argv(self, sandbox_id: str) -> list[str]:
-        """The command line of runsc."""
-        network = self.environment.network
-        if self.snapshot:
-            return self.runsc.restore(sandbox_id, self.bundle, self.snapshot, network=network)
-        return self.runsc.run(sandbox_id, self.bundle, network=network)
 
 
 class RunscSandbox:
@@ -478,47 +452,3 @@ def _decode_name(name: object) -> bytes:
         return base64.b64decode(str(name), validate=True)
     except binascii.Error as error:
         raise ChannelClosed(f"the sandbox sent a name that is no base64: {error}") from error
-
-
-class ColdSource:
-    """Boots a sandbox for each job. State: how many exist."""
-
-    def __init__(self, starts: Mapping[str, Start], launcher: Launcher, tree: Tree) -> None:
-        self._starts = dict(starts)
-        self._launcher = launcher
-        self._tree = tree
-        self.live = 0
-
-    def add(self, key: str, start: Start) -> None:
-        """One more environment."""
-        self._starts[key] = start
-
-    @contextlib.asynccontextmanager
-    async def acquire(self, environment: Environment) -> AsyncIterator[RunscSandbox]:
-        """A fresh sandbox that is destroyed at the end of the scope. Raises SandboxFailed."""
-        sandbox = await RunscSandbox.start(self._starts[environment.key], self._launcher, self._tree)
-        self.live += 1
-        try:
-            yield sandbox
-        finally:
-            self.live -= 1
-            await sandbox.destroy()
-
-
-def check_namespace(pids: list[int], namespace: int) -> None:
-    """Raises SandboxFailed unless every process is in the network namespace. runsc decides about that, we look."""
-    wanted = os.fstat(namespace)
-    for pid in pids:
-        try:
-            found = os.stat(f"/proc/{pid}/ns/net")
-        except FileNotFoundError:  # it has ended
-            continue
-        if (found.st_dev, found.st_ino) != (wanted.st_dev, wanted.st_ino):
-            raise SandboxFailed(f"process {pid} of a sandbox is in another network namespace than it should be")
-
-
-def write_bundle(directory: Path, spec: dict[str, Any]) -> Path:
-    """Writes the OCI bundle that all sandboxes of one environment share."""
-    (directory / "rootfs").mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(spec))
-    return directory

@@ -32,8 +32,9 @@ import structlog
 from belljar_server.errors import SandboxFailed
 from belljar_server.sandbox.cgroup import Tree
 from belljar_server.sandbox.runsc import Launcher, describe
-from belljar_server.sandbox.sandbox import RunscSandbox, Start
+from belljar_server.sandbox.sandbox import RunscSandbox
 from belljar_server.sandbox.spec import oci_spec
+from belljar_server.sandbox.start import Start
 
 log = structlog.get_logger()
 

@@ -12,11 +12,12 @@ from belljar_server.config import Settings
 from belljar_server.errors import HostNotReady, SandboxFailed
 from belljar_server.runtimes import Runtime
 from belljar_server.sandbox import instance
+from belljar_server.sandbox.cold import ColdSource
 from belljar_server.sandbox.probe import probe
 from belljar_server.sandbox.runsc import Launcher, Runsc
-from belljar_server.sandbox.sandbox import ColdSource, Start, write_bundle
 from belljar_server.sandbox.snapshot import Snapshots
 from belljar_server.sandbox.spec import oci_spec
+from belljar_server.sandbox.start import Start, write_bundle
 from belljar_server.setup import environments
 
 
