@@ -292,6 +292,34 @@ async def test_two_servers_that_share_a_spool_deliver_each_artifact_once(remote:
     assert remote.begun == len(remote.objects) == 50
 
 
+async def test_damaged_file_is_never_published(store: SpoolingStore, remote: FakeRemote, tmp_path: Path) -> None:
+    """Bytes that changed on the disk are kept for people, and nobody gets them as the artifact."""
+    remote.faults = {"begin": fail}
+    damaged, whole = await keep(store, b"right"), await keep(store, b"whole")
+    (tmp_path / damaged.id).write_bytes(b"wrong")
+    remote.faults.clear()
+    await until_delivered(store)
+    assert set(remote.objects) == {whole.id}
+    assert damaged.id in remote.aborted
+    assert (tmp_path / f"{damaged.id}.damaged").read_bytes() == b"wrong"
+    with pytest.raises(NotFound):
+        await store.open(damaged.id)
+    async with open_store(remote, tmp_path) as restarted:
+        assert await restarted.pending() == 0
+    assert (tmp_path / f"{damaged.id}.damaged").exists()
+
+
+async def test_what_else_is_in_the_bucket_is_no_artifact(store: SpoolingStore, remote: FakeRemote) -> None:
+    """Names that this service never gave out are not asked for."""
+    for name in ("layer-0123456789abcdef0123456789abcdef", "x.json", "../x", ""):
+        remote.objects[name] = (StoredArtifact(name, "x", "text/plain", 1, ""), b"x")
+        with pytest.raises(NotFound):
+            await store.open(name)
+        with pytest.raises(NotFound):
+            await store.delete(name)
+        assert name in remote.objects
+
+
 async def test_unexpected_error_does_not_end_delivery(store: SpoolingStore, remote: FakeRemote) -> None:
     """A bug in a client library delays, it does not lose."""
 

@@ -34,8 +34,13 @@ _HELD_BYTES = 256 * 1024
 _MIN_FREE_INODES = 2000
 _THREADS = 8
 _RETRY_AFTER = 10.0
-_ID = re.compile(r"[0-9a-f]{32}")
+_ID = re.compile(r"[0-9a-f]{32}")  # as new_id makes them
 _PART, _ENTRY = ".part", ".json"
+
+
+def is_id(text: str) -> bool:
+    """Whether it may be an artifact's id. Other names are no artifacts, whatever a store has under them."""
+    return _ID.fullmatch(text) is not None
 
 
 def new_id() -> str:
@@ -121,6 +126,16 @@ class Disk:
             (self.directory / artifact_id).unlink(missing_ok=True)
         except OSError as error:
             raise _failed(error) from error
+
+    def set_aside(self, artifact_id: str) -> Path:
+        """Keeps the files of a damaged artifact for people, as none that exists. Raises StoreFailed."""
+        aside = self.directory / f"{artifact_id}.damaged"
+        try:
+            self._entry_file(artifact_id).rename(f"{aside}{_ENTRY}")
+            (self.directory / artifact_id).rename(aside)
+        except OSError as error:
+            raise _failed(error) from error
+        return aside
 
     def listing(self) -> list[tuple[float, str]]:
         """When each artifact here was committed, and its id; the oldest first. Raises StoreFailed."""

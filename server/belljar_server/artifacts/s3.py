@@ -145,7 +145,7 @@ class S3Store:
         key = self._key(artifact_id)
         with _reading(artifact_id):
             head = await self._client.head_object(Bucket=self._bucket.bucket, Key=key)
-            label = head["Metadata"] if "sha256" in head["Metadata"] else await self._label_beside(key)
+            label = head["Metadata"] if {"name", "sha256"} <= head["Metadata"].keys() else await self._label_beside(key)
         artifact = StoredArtifact(
             artifact_id, unquote(label["name"]), head["ContentType"], head["ContentLength"], label["sha256"]
         )

@@ -9,6 +9,7 @@ known to be down, uploads do not wait for it at all.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -21,7 +22,7 @@ from typing import Any, Protocol, Self, TypeVar
 import structlog
 
 from belljar_server.artifacts import ArtifactStore, SignedUrl, StoredArtifact, Upload
-from belljar_server.artifacts.disk import Disk, new_id
+from belljar_server.artifacts.disk import Disk, is_id, new_id
 from belljar_server.errors import NotFound, StoreFailed
 from belljar_server.models import ArtifactState
 
@@ -93,6 +94,8 @@ class SpoolingStore:
         try:
             artifact = self._disk.find(artifact_id)
         except NotFound:
+            if not is_id(artifact_id):  # the bucket may hold more than artifacts
+                raise
             return await self._remote.open(artifact_id)
         return replace(artifact, state=ArtifactState.PENDING), self._pieces(artifact_id)
 
@@ -105,6 +108,8 @@ class SpoolingStore:
         try:
             await self._disk.delete(artifact_id)
         except NotFound:
+            if not is_id(artifact_id):
+                raise
             await self._remote.delete(artifact_id)
             return
         # The store may have taken it after all, when its answer was what got lost.
@@ -203,12 +208,14 @@ class SpoolingStore:
             try:
                 artifact, pieces = await self._disk.open(artifact_id)
                 upload = await self._remote.begin_as(artifact_id, artifact.name, artifact.content_type)
-                delivered = await _copy(pieces, upload)
+                await _copy(pieces, upload, artifact.sha256)
             except NotFound:
                 # Deleted in the meantime; half an upload was aborted.
                 return
-            if delivered.sha256 != artifact.sha256:
-                raise StoreFailed(f"the spool file of artifact {artifact_id} is damaged")
+            except _DamagedError:
+                aside = await self._disk.run(self._disk.set_aside, artifact_id)
+                log.error("artifact_damaged_in_spool", artifact_id=artifact_id, kept_as=str(aside))  # noqa: TRY400
+                return
             try:
                 await self._disk.delete(artifact_id)
             except NotFound:
@@ -267,11 +274,20 @@ class _SpoolingUpload(Upload):
         self._store.remote_failed(error, remote)
 
 
-async def _copy(pieces: AsyncIterator[bytes], upload: Upload) -> StoredArtifact:
+class _DamagedError(Exception):
+    """The bytes in the spool are not those that were put there."""
+
+
+async def _copy(pieces: AsyncIterator[bytes], upload: Upload, sha256: str) -> None:
+    """Commits nothing but what has this hash. Raises _DamagedError, StoreFailed, NotFound."""
+    found = hashlib.sha256()
     try:
         async for piece in pieces:
+            found.update(piece)
             await upload.write(piece)
-        return await upload.commit()
+        if found.hexdigest() != sha256:
+            raise _DamagedError
+        await upload.commit()
     except BaseException:
         await asyncio.shield(upload.abort())
         raise
