@@ -66,6 +66,25 @@ async def test_an_http_proxy_is_asked_for_the_address() -> None:
     assert b"Proxy-Authorization: Basic bWU6cGFzcw==\r\n" in heads[0]
 
 
+async def test_a_socks_proxy_may_name_where_it_is_bound() -> None:
+    """RFC 1928, 6: an address of type 3 is a name with its length; what follows it belongs to the connection."""
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(3)
+        writer.write(b"\x05\x00")
+        await reader.readexactly(10)
+        writer.write(b"\x05\x00\x00\x03\x09localhost\x04\xd2" + b"hello")
+
+    async with listening(proxy) as port:
+        assert await hear(Dialer(UpstreamProxy.parse(f"socks5://127.0.0.1:{port}", "", "")), 443) == b"hello"
+
+
+def test_a_user_that_socks_cannot_say_is_refused_at_once() -> None:
+    """Its length has one byte."""
+    with pytest.raises(ValueError, match="255 bytes"):
+        UpstreamProxy.parse("socks5://127.0.0.1:1", "u" * 256, "")
+
+
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 403 No\r\n\r\n", b"", b"x" * 10_000, b"HTTP/1.1 2000 OK\r\n\r\n"])
 async def test_a_proxy_that_refuses_is_a_failed_connection(answer: bytes) -> None:
     """Also one that hangs up or talks nonsense."""

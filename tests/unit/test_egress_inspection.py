@@ -141,7 +141,8 @@ EVIL = GOOD.replace(b"example.com", b"evil.com")
         GOOD,
         GOOD * 3,
         b"GET / HTTP/1.1\r\nHost: EXAMPLE.com:80\r\n\r\n",
-        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: example.com\r\n\r\n",
+        b"QUERY / HTTP/1.1\r\nHost: example.com\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5\r\n\r\nhello" + GOOD,
         b"POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: %d\r\n\r\n" % len(EVIL) + EVIL + GOOD,
         b"POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n" + GOOD,
@@ -149,6 +150,9 @@ EVIL = GOOD.replace(b"example.com", b"evil.com")
         b"SSH-2.0-OpenSSH_9\r\n",
         b"\0\0\0\x08\x04\xd2\x16\x2f",
         b"EHLO evil.com\r\n",
+        b"PING\r\nGET\r\n",
+        b"OPTIONS rtsp://example.com/ RTSP/1.0\r\n\r\n",
+        b"Q\0\0\0\x0dSELECT 1\0" * 10_000,
     ],
 )
 def test_what_is_meant_for_the_host_passes_unchanged(request_bytes: bytes) -> None:
@@ -164,6 +168,9 @@ def test_what_is_meant_for_the_host_passes_unchanged(request_bytes: bytes) -> No
         EVIL,
         b"GET / HTTP/1.1\r\nHost: example.com\r\nHost: evil.com\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: example.com:80@evil.com\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: example.com:80:80\r\n\r\n",
         b"GET http://evil.com/ HTTP/1.1\r\nHost: example.com\r\n\r\n",
         b"CONNECT evil.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: example.com@evil.com\r\n\r\n",
@@ -179,7 +186,7 @@ def test_what_is_meant_for_the_host_passes_unchanged(request_bytes: bytes) -> No
         b"POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
-@pytest.mark.parametrize("before", [b"", GOOD])
+@pytest.mark.parametrize("before", [b"", GOOD], ids=["first", "second"])
 def test_a_request_for_another_host_goes_no_further(bad: bytes, before: bytes) -> None:
     """First in its connection or second, and by every way to name two hosts at once."""
     seen = inspection(port=80)
@@ -187,6 +194,60 @@ def test_a_request_for_another_host_goes_no_further(bad: bytes, before: bytes) -
     with pytest.raises(Mismatch):
         passed.extend(seen.feed(data) for data in (before + bad, b"\r\n\r\n"))
     assert b"evil" not in b"".join(passed)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\r\nGET / HTTP/1.1",
+        b"\n\n \t\x1fGET / HTTP/1.1",
+        b"get / http/1.1",
+        b"GET\t/\tHTTP/1.1",
+        b"GET\x0b/\xa0HTTP/1.1",
+        b"LOCK / HTTP/1.1",
+        b"X-ANY / HTTP/1.1",
+        b"A" * 5000 + b" / HTTP/1.1",
+        b"GET /" + b"a" * 5000 + b" HTTP/1.1",
+        b"SOURCE / ICE/1.0",
+        b"GET / RTSP/1.0",
+    ],
+)
+def test_every_way_to_begin_a_request_is_known(line: bytes) -> None:
+    """Of some server each is taken; no way to write it leads past the rule, whole or byte by byte."""
+    data = line + b"\r\nHost: evil.com\r\n\r\n"
+    with pytest.raises(Mismatch):
+        inspection(port=80).feed(data)
+    slowly = inspection(port=80)
+    passed: list[bytes] = []
+    with pytest.raises(Mismatch):
+        passed.extend(slowly.feed(data[at : at + 1]) for at in range(len(data)))
+    assert b"\n" not in b"".join(passed).lstrip()
+
+
+def test_a_line_that_is_not_finished_passes_and_is_held_to_the_rules_later() -> None:
+    """Servers of other protocols answer to it, so it must not be kept back."""
+    seen = inspection(port=7)
+    assert seen.feed(b"PING") == b"PING"
+    assert seen.feed(b" / HTTP") == b" / HTTP"
+    with pytest.raises(Mismatch, match=r"evil\.com"):
+        seen.feed(b"/1.1\r\nHost: evil.com\r\n\r\n")
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_a_line_without_end_passes_until_it_turns_out_to_be_a_request(cut: int) -> None:
+    """No server takes a request line of more than 64 KiB, but some take one of a megabyte; others echo for ever."""
+    endless = inspection(port=7)
+    piece = b"abcd" * 256
+    for _ in range(1000):
+        assert endless.feed(piece) == piece
+    version = b" HTTP/1.1"
+    with pytest.raises(Mismatch, match="65536"):
+        [endless.feed(each) for each in (b" /", version[:cut], version[cut:])]
+    ended = inspection(port=7)
+    for _ in range(100):
+        ended.feed(piece)
+    assert ended.feed(b"\nEHLO") == b"\nEHLO"
+    assert ended.over
 
 
 def test_http_2_without_tls_is_refused_where_a_front_may_be() -> None:
@@ -245,4 +306,4 @@ def test_beginnings_of_requests_wait_for_more() -> None:
     """Two letters are not enough to tell."""
     with pytest.raises(http_head.Incomplete):
         http_head.looks_like_http(b"GE")
-    assert not http_head.looks_like_http(b"GETTING on")
+    assert not http_head.looks_like_http(b"GETTING on\r\n")

@@ -76,6 +76,8 @@ def _server(text: str) -> tuple[str, int]:
     host, port = (text, "53") if text.count(":") != 1 and not text.startswith("[") else text.rsplit(":", 1)
     host = host.removeprefix("[").removesuffix("]")
     try:
+        if not 0 < int(port) <= 65535:
+            raise ValueError(f"{port} is no port")
         return str(ipaddress.ip_address(host)), int(port)
     except ValueError as error:
         raise HostNotReady(f"egress.dns_servers: {text!r} is no address, with a port or without: {error}") from error

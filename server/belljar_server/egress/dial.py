@@ -17,6 +17,7 @@ CONNECT_SECONDS = 10.0
 MOST_TRIED = 4
 """Addresses of one name that are tried, one after the other."""
 LARGEST_ANSWER = 8192
+LONGEST_SOCKS_WORD = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class UpstreamProxy:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "socks5") or not parts.hostname or not parts.port or parts.username:
             raise ValueError("is not http://host:port or socks5://host:port")
+        if parts.scheme == "socks5" and max(len(user.encode()), len(password.encode())) > LONGEST_SOCKS_WORD:
+            raise ValueError(f"takes user and password of at most {LONGEST_SOCKS_WORD} bytes each (RFC 1929)")
         return cls(parts.scheme, parts.hostname, parts.port, user, password)
 
 
@@ -126,7 +129,8 @@ async def _socks_connect(sock: socket.socket, proxy: UpstreamProxy, address: Add
     kind = b"\x01" if isinstance(address, ipaddress.IPv4Address) else b"\x04"
     await loop.sock_sendall(sock, b"\x05\x01\x00" + kind + address.packed + port.to_bytes(2))
     _, code, _, bound = await _exactly(sock, 4)
-    await _exactly(sock, {1: 4, 4: 16}.get(bound, 0) + 2)
+    size = (await _exactly(sock, 1))[0] if bound == 3 else {1: 4, 4: 16}.get(bound, 0)  # 3 is a name with its length
+    await _exactly(sock, size + 2)
     if code != 0:
         raise OSError(f"the upstream proxy refused with code {code}")
 

@@ -13,9 +13,15 @@ from collections.abc import Callable
 import h11
 
 LARGEST_HEAD = 64 * 1024
-_METHOD = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PROPFIND|REPORT|MKCOL|COPY|MOVE) ")
-_METHOD_BEGINS = re.compile(rb"[A-Z]{1,8}")
 HTTP_2_PREFACE = b"PRI * HTTP/2.0"
+_USUAL = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH) ")
+_SPACES = b"\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0"
+"""What Python's str.split, and so its http.server, takes for space in Latin-1."""
+# A token, which a method is (RFC 9110, 5.6.2), and whatever follows it.
+_REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+([" + re.escape(_SPACES) + rb"][^\n]*)?")
+VERSION = b"HTTP/"
+_HAS_VERSION = re.compile(VERSION + rb"|^GET[" + re.escape(_SPACES) + rb"]", re.IGNORECASE)
+_PORT = re.compile(r":[0-9]*\Z")
 
 
 class Incomplete(Exception):
@@ -26,29 +32,48 @@ class Refused(Exception):
     """A request that must not go on; says why."""
 
 
+def is_usual(data: bytes) -> bool:
+    """Whether bytes begin as usual clients' requests do: who wrote them would read an answer in HTTP."""
+    return _USUAL.match(data) is not None
+
+
 def looks_like_http(data: bytes) -> bool:
-    """Whether bytes begin an HTTP/1 request. Raises Incomplete."""
-    if _METHOD.match(data):
-        return True
-    if not data or _METHOD_BEGINS.fullmatch(data):
+    """Whether bytes begin an HTTP request, as the most lenient server sees it. Raises Incomplete.
+
+    Any method counts, with any space around it, since servers skip empty lines (RFC 9112, 2.2) and more; a GET without
+    a version too.
+    """
+    line, ended, _ = data.lstrip(_SPACES).partition(b"\n")
+    if line and not _REQUEST_LINE.fullmatch(line):
+        return False
+    if not ended:
         raise Incomplete
-    return False
+    return _HAS_VERSION.search(line) is not None
 
 
 class RequestFollower:
     """The client's half of one connection. Mutable state: where in which request it is, and what is held back."""
 
-    def __init__(self, judge_host: Callable[[str], None]) -> None:
-        """`judge_host` gets the host of each request, and raises Refused for one that is not meant."""
+    def __init__(self, judge_host: Callable[[str], None], *, needs_host: bool) -> None:
+        """`judge_host` gets the host of each request, and raises Refused for one that is not meant.
+
+        `needs_host`: a request that names none is refused; HTTP/1.0 has such, for whatever host a server likes best.
+        """
         self._judge_host = judge_host
+        self._needs_host = needs_host
         self._parser = _parser()
         self._held = b""
         self._body_left = 0
         self._in_chunks = False
         self._is_first = True
         self._opaque = False
+        self._skip = 0
         self.awaits_upgrade = False
         """Whether all is held until `upgraded` tells what the server said to an upgrade."""
+
+    def skip(self, size: int) -> None:
+        """So many of the bytes that will be fed have gone on to the server already."""
+        self._skip = size
 
     def feed(self, data: bytes) -> bytes:
         """What of the bytes so far may go on to the server. Raises Refused."""
@@ -64,7 +89,10 @@ class RequestFollower:
             self._hold(data)
         elif data:
             out.append(data)
-        return b"".join(out)
+        passed = b"".join(out)
+        skipped = min(self._skip, len(passed))
+        self._skip -= skipped
+        return passed[skipped:]
 
     def upgraded(self, *, agreed: bool) -> bytes:
         """The server has answered the upgrade. Gives what may go on now. Raises Refused."""
@@ -107,6 +135,8 @@ class RequestFollower:
             raise Refused("a request is made as to a proxy; connect to the host itself")
         if b"content-length" in headers and b"transfer-encoding" in headers:
             raise Refused("a request has both Content-Length and Transfer-Encoding")
+        if self._needs_host and b"host" not in headers:
+            raise Refused("a request names no Host, so it cannot be told")
         for host in headers.get(b"host", []):
             self._judge_host(_without_port(host.decode("latin-1")))
         if b"upgrade" in headers:
@@ -147,6 +177,5 @@ def _parser_in_chunks() -> h11.Connection:
 
 
 def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+    """The host; with anything behind it that is not a port, all of it, which is no host then."""
+    return _PORT.sub("", host)

@@ -6,11 +6,14 @@ HTTP the host of every request. Anything else passes: a rule for a name and a po
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from belljar_server.egress import client_hello, http_head, rules
 
-LARGEST_BEGINNING = 128 * 1024
+LARGEST_BEGINNING = 32 * 1024
+OTHER_PROTOCOLS = re.compile(rb"[^\n]*(RTSP|ICE)/", re.IGNORECASE)
+"""What some HTTP servers (Node's llhttp) take for a version of HTTP."""
 ALERT_ACCESS_DENIED = b"\x15\x03\x03\x00\x02\x02\x31"
 """A fatal TLS alert, access_denied (RFC 8446, 6)."""
 
@@ -29,6 +32,10 @@ class Inspection:
         self._strict = strict
         self._denied = denied
         self._held = b""
+        self._passed = 0
+        """So many of the held bytes have passed: a line that may become a request, as far as it means nothing yet."""
+        self._long_line: bytes | None = None
+        """The last bytes of a first line that is too long to be held, and still not finished."""
         self._http: http_head.RequestFollower | None = None
         self.over = False
         """Whether all that follows passes unseen."""
@@ -45,6 +52,8 @@ class Inspection:
         try:
             if self._http:
                 return self._http.feed(data)
+            if self._long_line is not None:
+                return self._pass_long(data)
             self._held += data
             return self._begin()
         except http_head.Refused as error:
@@ -67,7 +76,7 @@ class Inspection:
             self._judge_tls(client_hello.read(held))
         except client_hello.Incomplete:
             if len(held) > LARGEST_BEGINNING:
-                raise Mismatch("the TLS handshake does not begin within 128 KiB") from None
+                raise Mismatch(f"its TLS handshake has not said its name within {LARGEST_BEGINNING} bytes") from None
             return b""
         except client_hello.Malformed as error:
             raise Mismatch(f"the TLS handshake is malformed: {error}") from None
@@ -77,24 +86,50 @@ class Inspection:
 
     def _begin_plain(self, held: bytes) -> bytes:
         try:
-            if http_head.looks_like_http(held):
-                self._http = http_head.RequestFollower(self._judge_host)
-                self._held = b""
-                return self._http.feed(held)
+            if http_head.looks_like_http(held) and not self._is_http_2(held):
+                return self._follow(held)
         except http_head.Incomplete:
-            return b""
-        if self._strict and self._port in rules.USUAL_PORTS:
-            preface = http_head.HTTP_2_PREFACE
-            if preface.startswith(held):
-                return b""
-            if held.startswith(preface):
-                raise Mismatch("it is HTTP/2 without TLS, whose hosts cannot be told")
+            return self._pass_line(held)
+        if self._port in rules.USUAL_PORTS and OTHER_PROTOCOLS.match(held):
+            raise Mismatch("it is RTSP or ICE, which some servers take for HTTP")
         return self._release()
+
+    def _is_http_2(self, held: bytes) -> bool:
+        """Raises Mismatch where a front may be that serves many hosts."""
+        if not held.startswith(http_head.HTTP_2_PREFACE):
+            return False
+        if self._strict and self._port in rules.USUAL_PORTS:
+            raise Mismatch("it is HTTP/2 without TLS, whose hosts cannot be told")
+        return True
+
+    def _follow(self, held: bytes) -> bytes:
+        self._http = http_head.RequestFollower(self._judge_host, needs_host=self._strict)
+        self._http.skip(self._passed)
+        self._held = b""
+        return self._http.feed(held)
+
+    def _pass_line(self, held: bytes) -> bytes:
+        """Lets an unfinished first line pass: servers of other protocols may answer to it, those of HTTP cannot."""
+        passed, self._passed = self._passed, len(held)
+        if len(held) > http_head.LARGEST_HEAD:
+            self._held, self._long_line = b"", b""
+            self._pass_long(held)
+        return held[passed:]
+
+    def _pass_long(self, data: bytes) -> bytes:
+        """Streams of other protocols may go on like this for ever; what says HTTP before the line ends is a request."""
+        assert self._long_line is not None  # noqa: S101  nobody else calls it
+        line, ended, _ = (self._long_line + data).partition(b"\n")
+        if http_head.VERSION in line.upper():
+            raise Mismatch(f"a request has a head of more than {http_head.LARGEST_HEAD} bytes")
+        self._long_line = line[1 - len(http_head.VERSION) :]
+        self.over = bool(ended)
+        return data
 
     def _release(self) -> bytes:
         self.over = True
         held, self._held = self._held, b""
-        return held
+        return held[self._passed :]
 
     def _judge_tls(self, hello: client_hello.ClientHello) -> None:
         if self._strict and hello.encrypted:
@@ -122,10 +157,7 @@ def answer(first: bytes, said: str) -> bytes:
     """What a client that begins with `first` can read of a refusal; empty for one that speaks something else."""
     if first[:1] == bytes([client_hello.HANDSHAKE]):
         return ALERT_ACCESS_DENIED
-    try:
-        if not http_head.looks_like_http(first):
-            return b""
-    except http_head.Incomplete:
+    if not http_head.is_usual(first):
         return b""
     body = f"Blocked by Belljar's network policy: {said}\n".encode()
     head = (

@@ -45,10 +45,15 @@ class Names:
         return self._names.get(address)
 
     async def resolve(self, name: str) -> Resolved:
-        """The real addresses; many who ask at once share one question. Raises NoSuchName, ResolveFailed."""
+        """The real addresses; many who ask at once share one question.
+
+        Raises NoSuchName, ResolveFailed, TooManyNames.
+        """
         known = self._resolved.get(name)
         if known and time.monotonic() < known.until:
             return known
+        if known is None and len(self._resolved) + len(self._resolving) >= MOST_NAMES:
+            raise TooManyNames(f"more than {MOST_NAMES} names")
         task = self._resolving.get(name)
         if task is None:
             task = asyncio.create_task(self._resolver.resolve(name))

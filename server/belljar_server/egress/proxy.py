@@ -73,6 +73,7 @@ class Proxy:
         self._dialer = dialer
         self._audit = audit
         self._buffer = bytearray(relay.PIECE)
+        self._reader = relay.Reader()
         self._connections: dict[asyncio.Task[None], _Connection] = {}
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(listener, self._accept)
@@ -185,7 +186,10 @@ class Proxy:
         def from_client(data: memoryview) -> bytes | memoryview:
             connection.touch(sent=data)
             self._budget.send(len(data))
-            return data if inspection is None or inspection.over else inspection.feed(bytes(data))
+            if inspection is None or inspection.over:
+                up.reader = None
+                return data
+            return inspection.feed(bytes(data))
 
         def from_server(data: memoryview) -> memoryview:
             connection.touch(received=data)
@@ -194,7 +198,7 @@ class Proxy:
                 up.push(inspection.server_says(bytes(data)))
             return data
 
-        up = relay.Pump(connection.client, server, self._buffer, from_client)
+        up = relay.Pump(connection.client, server, self._buffer, from_client, self._reader)
         down = relay.Pump(server, connection.client, self._buffer, from_server)
         connection.pumps = (up, down)
         up.start()
@@ -204,7 +208,7 @@ class Proxy:
             connection.fate, connection.orderly = "closed", True
         except Mismatch as error:
             connection.stop()
-            await self._refuse(connection, Denial(f"the connection is for {connection.name}, but {error}"))
+            await self._refuse(connection, Denial(f"the connection is for {connection.host}, but {error}"))
         except Exhausted as error:
             self._budget.deny(connection.host, connection.port, Denial(str(error)))
             connection.fate = str(error)
@@ -213,13 +217,11 @@ class Proxy:
 
     def _inspection(self, connection: _Connection) -> Inspection | None:
         """Who reads what the client says; nobody where it makes no difference."""
-        strict = self._policy.mode is not NetworkMode.FULL
-        if connection.name is None or not (strict or self._policy.denies_names):
+        port, name = connection.port, connection.name or ""
+        strict = bool(name) and self._policy.mode is not NetworkMode.FULL  # an address that is allowed has any host
+        if not (strict or self._policy.denies_names):
             return None
-        port = connection.port
-        return Inspection(
-            connection.name, port, strict=strict, denied=lambda name: self._policy.name(name, port) is not None
-        )
+        return Inspection(name, port, strict=strict, denied=lambda meant: self._policy.denies(meant, port) is not None)
 
     async def _refuse(self, connection: _Connection, denial: Denial) -> None:
         """Says no in the client's own language where it has one, and resets the connection where it has none."""

@@ -5,10 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 
 PIECE = 256 * 1024
 """Bytes that one connection may move before the next one has its turn."""
+READ_PIECE = 16 * 1024
+"""The same where somebody reads what it says."""
+READING_SHARE = 0.1
+"""How much of one core's time reading what one sandbox says may take for long."""
+READING_BURST = 0.05
+"""Seconds of reading beyond that share at once."""
+
+
+class Reader:
+    """The time that is spent on reading what one sandbox says. Mutable state: until when its share is used up."""
+
+    def __init__(self) -> None:
+        self._used_until = 0.0
+
+    def spent(self, seconds: float) -> None:
+        """Reading took so long."""
+        self._used_until = max(self._used_until, time.monotonic()) + seconds / READING_SHARE
+
+    def wait(self) -> float:
+        """Seconds until there is time to read on."""
+        return max(0.0, self._used_until - time.monotonic() - READING_BURST / READING_SHARE)
 
 
 class Pump:
@@ -20,8 +42,14 @@ class Pump:
         target: socket.socket,
         buffer: bytearray,
         see: Callable[[memoryview], bytes | memoryview],
+        reader: Reader | None = None,
     ) -> None:
-        """`see` gets every piece and gives what goes on; what it raises ends the pump. `buffer` is shared by pumps."""
+        """`see` gets every piece and gives what goes on; what it raises ends the pump. `buffer` is shared by pumps.
+
+        `reader`: whose time `see` takes, until it is set to None because nothing is read any more.
+        """
+        self.reader = reader
+        self._resume: asyncio.TimerHandle | None = None
         self._source = source
         self._target = target
         self._buffer = memoryview(buffer)
@@ -44,14 +72,20 @@ class Pump:
     def stop(self) -> None:
         """Moves nothing more."""
         self._watch(reading=False, writing=False)
+        if self._resume:
+            self._resume.cancel()
         if not self.over.done():
             self.over.cancel()
 
     def _readable(self) -> None:
+        if self.reader and (wait := self.reader.wait()):
+            self._watch(reading=False, writing=False)
+            self._resume = self._loop.call_later(wait, self._read_on)
+            return
         try:
-            size = self._source.recv_into(self._buffer)
+            size = self._source.recv_into(self._buffer, READ_PIECE if self.reader else 0)
             if size:
-                self._send(self._see(self._buffer[:size]))
+                self._send(self._seen(self._buffer[:size]))
                 return
         except BlockingIOError:
             return
@@ -61,6 +95,16 @@ class Pump:
         with contextlib.suppress(OSError):
             self._target.shutdown(socket.SHUT_WR)
         self._end(None)
+
+    def _seen(self, data: memoryview) -> bytes | memoryview:
+        if self.reader is None:
+            return self._see(data)
+        began = time.monotonic()
+        try:
+            return self._see(data)
+        finally:
+            if self.reader:
+                self.reader.spent(time.monotonic() - began)
 
     def _send(self, data: bytes | memoryview) -> None:
         if self._left:

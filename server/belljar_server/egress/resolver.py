@@ -6,11 +6,17 @@ import ipaddress
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any, cast
 
+import dns.asyncquery
 import dns.asyncresolver
 import dns.exception
+import dns.flags
+import dns.message
 import dns.name
 import dns.nameserver
+import dns.rcode
 import dns.rdatatype
 import dns.resolver
 
@@ -20,6 +26,10 @@ from belljar_server.errors import HostNotReady
 LIFETIME = 5.0
 """Seconds that all attempts for one name may take."""
 SHORTEST_TTL, LONGEST_TTL = 1.0, 300.0
+LARGEST_ANSWER = 1232
+"""Bytes that servers are told to keep to: some seventy addresses, in one packet (DNS flag day 2020)."""
+MOST_ADDRESSES = 16
+"""Addresses of one name that are kept. Whose name it is decides how many there are."""
 
 
 class NoSuchName(Exception):
@@ -28,6 +38,21 @@ class NoSuchName(Exception):
 
 class ResolveFailed(Exception):
     """No server gave an answer."""
+
+
+class _OverUdp(dns.nameserver.Do53Nameserver):
+    """Asks over UDP only, and takes of a truncated answer what there is: 64 KiB over TCP take long to read."""
+
+    async def async_query(self, request: dns.message.QueryMessage, *args: Any, **kwargs: Any) -> dns.message.Message:
+        kwargs["max_size"] = False
+        try:
+            answer = await super().async_query(request, *args, **kwargs)
+        except dns.message.Truncated as error:
+            return cast("dns.message.Message", error.message())  # type: ignore[no-untyped-call]  # not typed
+        if answer.rcode() in (dns.rcode.FORMERR, dns.rcode.NOTIMP) and request.edns >= 0:  # it knows no EDNS
+            request.use_edns(False)
+            return await self.async_query(request, *args, **kwargs)
+        return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +72,10 @@ class Resolver:
         try:
             self._resolver = dns.asyncresolver.Resolver(configure=not servers)
         except dns.resolver.NoResolverConfiguration as error:
-            raise HostNotReady(f"network.dns_servers is empty, and the host has none either: {error}") from error
-        if servers:
-            self._resolver.nameservers = [dns.nameserver.Do53Nameserver(host, port) for host, port in servers]
+            raise HostNotReady(f"egress.dns_servers is empty, and the host has none either: {error}") from error
+        found = servers or [(str(server), 53) for server in self._resolver.nameservers]
+        self._resolver.nameservers = [_OverUdp(host, port) for host, port in found]
+        self._resolver.use_edns(0, 0, LARGEST_ANSWER)
         self._resolver.cache = None
         self._resolver.lifetime = LIFETIME
 
@@ -63,8 +89,10 @@ class Resolver:
                 raise NoSuchName(name) from None
             except (dns.exception.DNSException, OSError) as error:
                 raise ResolveFailed(f"{name}: {error}") from error
+            if answer.rrset is None and answer.response.flags & dns.flags.TC:
+                raise ResolveFailed(f"{name}: the answer has more than {LARGEST_ANSWER} bytes")
             if answer.rrset:
                 ttl = min(max(float(answer.rrset.ttl), SHORTEST_TTL), LONGEST_TTL)
-                found = tuple(ipaddress.ip_address(record.address) for record in answer.rrset)
+                found = tuple(ipaddress.ip_address(record.address) for record in islice(answer.rrset, MOST_ADDRESSES))
                 return Resolved(found, time.monotonic() + ttl)
         raise NoSuchName(name)

@@ -174,12 +174,19 @@ class Policy:
 
     def name(self, name: str, port: int | None) -> Denial | None:
         """Why a normalised name may not be reached at a port (or at any, when it is only asked for), or None."""
-        for rule in self._server.deny:
-            if matches_name(rule, name, port) and (port is not None or rule.ports is None):
-                return Denial(f"the server's own rule {rule.text} denies it")
+        denied = self.denies(name, port)
+        if denied:
+            return denied
         if self.mode is NetworkMode.FULL or any(matches_name(rule, name, port) for rule in self._allow):
             return None
         return Denial("no rule in network.allow names it", _suggested(name, port))
+
+    def denies(self, name: str, port: int | None) -> Denial | None:
+        """Why the server's own rules deny a normalised name, or None."""
+        for rule in self._server.deny:
+            if matches_name(rule, name, port) and (port is not None or rule.ports is None):
+                return Denial(f"the server's own rule {rule.text} denies it")
+        return None
 
     def address(self, address: ipaddress.IPv4Address, port: int) -> Denial | None:
         """Why an address that the code names itself may not be reached, or None."""

@@ -224,6 +224,25 @@ def talk(*pieces):
         assert '"path": "/good"' in after
 
 
+def test_no_way_to_write_a_request_hides_its_host(hit: Hit) -> None:
+    """What lenient servers take for a request is one: empty lines before it, other methods, other spaces, no host."""
+    code = (
+        TRY
+        + """
+lines = [b"\\r\\nGET /bad HTTP/1.1", b"LOCK /bad HTTP/1.1", b"get /bad HTTP/1.1", b"GET\\t/bad\\tHTTP/1.1"]
+evil = [line + b"\\r\\nHost: evil.com\\r\\n\\r\\n" for line in lines]
+evil.append(b"GET /bad HTTP/1.1\\r\\nHost: api.example.com:80@evil.com\\r\\n\\r\\n")
+evil.append(b"GET /bad HTTP/1.0\\r\\n\\r\\n")
+[say("api.example.com", 80, request) for request in evil]
+"""
+    )
+    result = hit(code, allow=["api.example.com"]).check()
+    assert len(result.value) == 6
+    for answer in result.value:
+        assert is_refused(answer), answer
+    assert sum(each.count for each in result.denied_connections) == 6
+
+
 def test_datagrams_and_other_protocols_are_refused(hit: Hit) -> None:
     """UDP by an error at once, so QUIC falls back; no ICMP, IPv6, raw sockets, or multicast that goes anywhere."""
     code = (

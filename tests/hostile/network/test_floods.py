@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,6 +139,34 @@ flood = [ask("api.example.com", 1)[0] for _ in range(700)]
     assert tunnel == [3]
     assert flood == [0]
     assert set(asked.read_text().splitlines()[before:]) <= {"api.example.com"}
+
+
+def test_queries_that_take_long_to_read_are_not_read(hit: Hit) -> None:
+    """Hundreds of questions or records in each, and no budget left by them: others are answered meanwhile."""
+    code = (
+        TRY
+        + """
+import struct
+name = b"".join(b"\\x01a" for _ in range(120)) + b"\\0"
+many = struct.pack("!6H", 7, 0x100, 600, 0, 0, 0) + name + b"\\0\\x01\\0\\x01" + b"\\xc0\\x0c\\0\\x01\\0\\x01" * 599
+resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+resolver.connect(("8.8.8.8", 53))
+until = time.monotonic() + 3
+while time.monotonic() < until:
+    try:
+        resolver.send(many)
+    except OSError:
+        pass
+"""
+    )
+    with ThreadPoolExecutor(1) as thread:
+        flood = thread.submit(hit, code, allow=["api.example.com"], limits=Limits(timeout=20))
+        time.sleep(1)
+        began = time.monotonic()
+        assert hit("1", limits=Limits(timeout=20)).check().value == 1
+        assert time.monotonic() - began < 10
+        result = flood.result().check()
+    assert "network.limits.dns_queries" in reasons(result)
 
 
 def test_a_name_server_that_is_silent_delays_nobody_else(hit: Hit) -> None:

@@ -95,6 +95,16 @@ def test_the_servers_rules_are_added_to_the_requests(ruled: tuple[Server, Client
     assert nothing.value["at"] == "11.22.33.45"
 
 
+def test_a_denied_name_is_not_reached_by_its_number(ruled: tuple[Server, Client]) -> None:
+    """Code that knows an address says the name only to the server there, in TLS or HTTP: it is read there."""
+    _, client = ruled
+    code = TRY + "[get('http://11.22.33.44/', Host=name) for name in ('x.org', 'b.a.example.org')]"
+    other, denied = client.execute(code, allow=["11.22.33.44"]).check().value
+    assert other["at"] == "11.22.33.44"
+    assert denied[0] == 403
+    assert "b.a.example.org" in denied[1]
+
+
 @pytest.mark.parametrize(
     ("options", "field", "words"),
     [
