@@ -253,7 +253,7 @@ class Run:
             error=verdict.failure,
             artifacts=self._collector.artifacts,
             usage=self.usage(),
-            warnings=(*self.warnings, *self._collector.warnings),
+            warnings=(*self.warnings, *verdict.warnings, *self._collector.warnings),
             stdout_dropped_bytes=self.execution.dropped[Stream.STDOUT],
             stderr_dropped_bytes=self.execution.dropped[Stream.STDERR],
             denied_connections=self._ending.traffic.denied if self._ending else (),

@@ -28,6 +28,8 @@ MAX_MESSAGE = 16 * 1024
 MAX_TRACEBACK = 64 * 1024
 MAX_HINT = 1024
 MAX_NAME = 1024
+MOST_LEFT = 5
+LEFT_NAME = re.compile(r"[A-Za-z]{1,40}")
 LEFT_EARLY = "the code ended its process itself, with exit code 0, before it gave a result"
 NETWORK_WORDS = re.compile(
     r"gaierror|ConnectionResetError|ConnectionRefusedError|BrokenPipeError|RemoteDisconnected|RemoteProtocolError"
@@ -47,13 +49,14 @@ class Verdict:
     exit_code: int = 0
     signal: int = 0
     failure: Failure | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def judge(ending: Ending, limits: Limits, main_file: str) -> Verdict:
     """What the evidence says."""
     given_up = ending.cut_short and ending.stop in (Stop.CANCELLED, Stop.SHUTDOWN)
     if ending.wait_status == 0 and _reported_ok(ending) and not given_up:
-        return Verdict(Outcome.SUCCEEDED)
+        return Verdict(Outcome.SUCCEEDED, warnings=_left(ending))
     stopped = _stopped(ending, limits)
     if stopped:
         return stopped
@@ -160,6 +163,19 @@ def _report(ending: Ending) -> dict[str, object]:
 
 def _reported_ok(ending: Ending) -> bool:
     return _report(ending).get("ok") is True
+
+
+def _left(ending: Ending) -> tuple[str, ...]:
+    """A warning when the report says what was still under way. User code can have forged that: names get through."""
+    left = _report(ending).get("left")
+    if not isinstance(left, list):
+        return ()
+    names = dict.fromkeys(name for name in left if isinstance(name, str) and LEFT_NAME.fullmatch(name))
+    named = ", ".join(list(names)[:MOST_LEFT])
+    if not named:
+        return ()
+    begun = f"the code had given its result while work that it had begun was still under way ({named})"
+    return (f"{begun}: that gets 1 s at most to end by itself, and was then ended",)
 
 
 def _reported_failure(ending: Ending, limits: Limits, main_file: str) -> Failure | None:

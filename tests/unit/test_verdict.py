@@ -119,6 +119,32 @@ def test_fields_of_a_report_are_typed_and_cut() -> None:
     assert failure.traceback.encode() == b"\\ud800"
 
 
+@pytest.mark.parametrize(
+    ("left", "named"),
+    [
+        (["thread"], "(thread)"),
+        (["Timeout", "TCPSocketWrap", "Timeout"], "(Timeout, TCPSocketWrap)"),
+        (["a", "b", "c", "d", "e", "f"], "(a, b, c, d, e)"),
+        (["x"] * 10_000 + ["y"], "(x, y)"),
+        ([None, 1, ["z"], {"z": 1}, "two words", "line\n", "x" * 41, "", "\ud800", "good"], "(good)"),
+    ],
+)
+def test_work_that_was_left_is_a_warning_beside_the_result(left: object, named: str) -> None:
+    """Each kind once, five at most, and nothing but names."""
+    verdict = judge(Ending(0, report=json.dumps({"ok": True, "left": left}).encode()), LIMITS, "main.js")
+    assert verdict.outcome is Outcome.SUCCEEDED
+    (warning,) = verdict.warnings
+    assert named in warning
+    assert len(warning) < 400
+
+
+@pytest.mark.parametrize("left", [None, True, 7, "Timeout", {"Timeout": 1}, [], ["<b>"], [[]], [["x"] * 10_000]])
+def test_forged_word_of_work_that_was_left_is_ignored(left: object) -> None:
+    """The result counts all the same."""
+    verdict = judge(Ending(0, report=json.dumps({"ok": True, "left": left}).encode()), LIMITS, "main.js")
+    assert (verdict.outcome, verdict.warnings) == (Outcome.SUCCEEDED, ())
+
+
 def test_exit_with_zero_before_a_result_is_success() -> None:
     """sys.exit() is an early end, not a failure; os._exit(0) cannot be told from it."""
     assert judge(Ending(0), LIMITS, "main.py").outcome is Outcome.SUCCEEDED

@@ -19,7 +19,9 @@ any, or with one that it has seen.
 On JOB the worker changes to /home/user, sets the environment, makes the sources in /code importable
 (the request's `files` are there; the main file is not), runs the code as the proto's `Entry` describes, and answers:
 
-- the result as JSON text (UTF-8, valid, in RESULT frames of at most 1 MiB), then REPORT `{"ok": true}`; or
+- the result as JSON text (UTF-8, valid, in RESULT frames of at most 1 MiB), then REPORT `{"ok": true}`; beside it
+  `"left": ["Timeout", ...]`, names of letters only, when work that the code had begun was still under way and was not
+  waited for any longer: the host warns of it; or
 - REPORT `{"ok": false, "error": {"kind", "message", "traceback", "file", "line", "column", "hint", "errno"}}`,
   at most 256 KiB.
   `kind` is one of SYNTAX_ERROR, EXCEPTION, ENTRY_NOT_FOUND, RESULT_NOT_SERIALIZABLE; `file`, `line`, `column` and the
