@@ -139,7 +139,7 @@ def test_sleeping_costs_no_cpu_time(run: Run) -> None:
 
 @ALL
 def test_exit_does_not_wait_for_what_is_still_running(run: Run, runtime: str) -> None:
-    """A returned result ends the execution, and threads, timers and children with it."""
+    """A returned result ends the execution soon, and threads, timers and children with it."""
     code = (
         "import subprocess, threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
         "subprocess.Popen(['sleep', '60'])\nreturn 'over'"
@@ -149,6 +149,30 @@ def test_exit_does_not_wait_for_what_is_still_running(run: Run, runtime: str) ->
     result = run(code, runtime=runtime).check()
     assert result.value == "over"
     assert result.usage.run_time < 15
+
+
+@pytest.mark.parametrize("runtime", ["javascript", "typescript"])
+def test_what_node_code_has_begun_is_finished_behind_its_result(run: Run, runtime: str) -> None:
+    """A stream nobody waited for is an artifact in full, a timer prints; nothing is left, so nothing is said."""
+    code = (
+        "import fs from 'fs'\nexport function main() {\n  const file = fs.createWriteStream('r.csv')\n"
+        "  for (let i = 0; i < 3; i++) file.write('row\\n')\n  file.end()\n"
+        "  setTimeout(() => console.log('late'), 50)\n  return { rows: 3 }\n}"
+    )
+    result = run(code, runtime=runtime).check()
+    assert (result.value, result.stdout, result.warnings) == ({"rows": 3}, b"late\n", ())
+    assert [(artifact.name, artifact.size_bytes) for artifact in result.artifacts] == [("r.csv", 12)]
+
+
+@pytest.mark.parametrize("timeout", [1, 30])
+def test_what_node_code_leaves_is_ended_with_a_warning(run: Run, timeout: float) -> None:
+    """The result counts, also where the time limit is over before that second is."""
+    code = "setInterval(() => {}, 100); require('net').createServer().listen(0); return 5"
+    result = run(code, runtime="javascript", limits=Limits(timeout=timeout)).check()
+    assert result.value == 5
+    (warning,) = result.warnings
+    assert "Timeout" in warning
+    assert "TCPServerWrap" in warning
 
 
 def test_cancelled_execution_says_so(server: Server) -> None:

@@ -199,6 +199,7 @@ def run(
     env: dict[str, str] | None = None,
     worker_env: dict[str, str] | None = None,
     stdout: int | None = None,
+    timeout: float = 30,
 ) -> Ran:
     """Runs code in a fresh worker and folder. `inputs` as text is passed on as it is."""
     folder = Path(tempfile.mkdtemp(dir=scratch()))
@@ -214,5 +215,6 @@ def run(
             "entry": entry,
             "env": env or {},
             "main_file": worker.runtime.main_file,
+            "timeout": timeout,
         }
     )

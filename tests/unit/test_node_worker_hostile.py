@@ -78,17 +78,6 @@ def test_exit_with_zero_is_success_without_result() -> None:
     assert (ran.report, ran.result_text, ran.stdout) == ({"ok": True}, None, "x\n")
 
 
-def test_exit_handlers_run_and_pending_timers_do_not() -> None:
-    """When the result is there, the execution is over."""
-    ran = run(
-        "process.on('exit', (code) => console.log('bye', code))\nsetTimeout(() => console.log('late'), 1e6)\nreturn 1"
-    )
-    assert (ran.result, ran.stdout) == (1, "bye 0\n")
-    assert (
-        run("process.on('exit', () => { throw new Error('in exit') }); return 1").error["message"] == "Error: in exit"
-    )
-
-
 def test_a_handler_of_the_users_own_takes_uncaught_exceptions() -> None:
     """As under node; without one they end the execution, also when all listeners were removed."""
     late = (

@@ -256,6 +256,7 @@ class RunscSandbox:
             "env": dict(job.env),
             "main_file": self._main_file,
             "memory_bytes": limits.memory_bytes,
+            "timeout": limits.timeout,
         }
         await self._channel.send_json(framing.JOB, work)
 

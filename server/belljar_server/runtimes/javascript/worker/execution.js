@@ -1,12 +1,14 @@
 'use strict';
 
 /**
- * One execution: compile, run, call main, write the result, report, exit. Lives in the worker's own realm.
+ * One execution: compile, run, call main, write the result, let the event loop run dry, report, exit. Lives in the
+ * worker's own realm.
  *
- * Its state is how the execution has ended, once it has: whatever comes first counts, and it is told once.
+ * Its state is what the code has given, and how the execution has ended, once it has: whatever comes first counts, and
+ * it is told once.
  */
 
-const { emitExit, exitCode, nextTurn, parseJson, reallyExit, runCode, settle, user } = require('host');
+const host = require('host');
 const { sendOutcome } = require('./channel.js');
 const { asBadSource, describe, isOurs } = require('./failure.js');
 const { compileMain, forget } = require('./compile.js');
@@ -14,8 +16,26 @@ const { EntryNotFound, bindByName, checkVariables, chooseStyle, takesArgs } = re
 const { NotSerializable, serialize } = require('./json.js');
 const { characterColumn, parametersOf } = require('./source.js');
 
+const { clock, emitExit, exitCode, nextTurn, parseJson, reallyExit, runCode, settle, underWay, user, whileAlive } = host;
+
+/** So long may what user code has begun go on when the result is there. */
+const LEAVE_MS = 1000;
+/** So long before its time limit an execution that has its result is over in any case. */
+const RESERVE_MS = 200;
+const MOST_LEFT = 5;
+
 /** Waits for a value of user code; in a box, because a promise of ours would ask the value for its `then` again. */
 const settled = (value) => new Promise((resolve, reject) => settle(value, (result) => resolve({ result }), reject));
+
+/** The kinds of what is under way; never none, since work of zlib and crypto has no name. */
+const namesOfLeft = () => {
+  const names = new Set();
+  const resources = underWay();
+  for (let index = 0; index < resources.length && names.size < MOST_LEFT; index += 1) {
+    if (/^[A-Za-z]{1,40}$/.test(resources[index])) names.add(resources[index]);
+  }
+  return names.size > 0 ? [...names] : ['work'];
+};
 
 /** What user code left in process.exitCode, as the system will see it. */
 const leftExitCode = () => {
@@ -28,6 +48,7 @@ const leftExitCode = () => {
 };
 
 class Execution {
+  #given = null;
   #outcome = null;
   #left = false;
   #mainPlace = {};
@@ -42,12 +63,14 @@ class Execution {
 
   /** Runs all of it. Does not come back. */
   async run() {
+    const began = clock();
     try {
       const { result } = await this.evaluate();
-      const pieces = serialize(result);
-      // One turn of the event loop, for a rejection that nobody has handled: it must not be lost behind a result.
-      await new Promise((resolve) => nextTurn(resolve));
-      this.#end({ pieces, report: { ok: true }, code: 0 });
+      this.#given = { pieces: serialize(result), report: { ok: true }, code: 0 };
+      // As under node what has been begun goes on: a stream is written, a rejection that nobody has handled is told.
+      const left = (this.job.timeout ?? Infinity) * 1000 - (clock() - began) - RESERVE_MS;
+      if (!host.watchClosely()) nextTurn(() => this.#end(this.#given));
+      whileAlive(Math.max(1, Math.min(LEAVE_MS, left)), () => this.#leave());
     } catch (thrown) {
       this.fail(thrown);
     }
@@ -124,8 +147,14 @@ class Execution {
     this.#end({ pieces: [], report: { ok: false, error }, code: 1 });
   }
 
+  /** Ends with the result, and tells what is not done. */
+  #leave() {
+    this.#end({ ...this.#given, report: { ok: true, left: namesOfLeft() } });
+  }
+
   /** The event loop has run dry. */
   starve() {
+    if (this.#given) return this.#end(this.#given);
     const subject = this.#waitsFor === 'main' ? 'main() returned' : 'the script waits for';
     const error = describe(null, {});
     error.message = `${subject} a promise that never settles`;
@@ -137,7 +166,7 @@ class Execution {
   exit(code) {
     if (this.#left) return;
     this.#left = true;
-    const outcome = this.#outcome ?? { pieces: [], report: { ok: true }, code: 0 };
+    const outcome = this.#outcome ?? this.#given ?? { pieces: [], report: { ok: true }, code: 0 };
     try {
       if (outcome.code !== 0 || code === 0) sendOutcome(outcome.pieces, outcome.report);
     } catch {
@@ -178,6 +207,8 @@ const warmUp = async (language, path) => {
     const job = { code, entry: 'detect', inputs: '{"a": 1}', main_file: 'main' };
     const { result } = await new Execution(job, path, language === 'typescript').evaluate();
     serialize(result);
+    whileAlive(LEAVE_MS, () => {})();
+    namesOfLeft();
     await new Promise((resolve) => nextTurn(resolve));
     emitExit(0);
     leftExitCode();

@@ -10,9 +10,12 @@ const { pathToFileURL, fileURLToPath } = require('node:url');
 const { types } = require('node:util');
 const vm = require('node:vm');
 
+const { underWay } = require('./leftover.js');
+
 const { createRequire, registerHooks } = Module;
 const { Script, constants } = vm;
-const { apply } = Reflect;
+const { apply, defineProperty } = Reflect;
+const later = setImmediate;
 const errorToString = Error.prototype.toString;
 
 const SOURCE = /\.[mc]?[jt]s$/;
@@ -180,14 +183,27 @@ exports.dressProcess = (home, mainFile, environment) => {
 
 const BASE_ENVIRONMENT = new Set(['PATH', 'HOME', 'LANG', 'TZ']);
 
-/** Tells of an exception that user code does not handle itself, of an event loop that ran dry, and of process.exit. */
+/**
+ * Tells of an exception that user code does not handle itself, of an event loop that ran dry, and of process.exit.
+ * Gives a function to call when nothing may hide a dry event loop any more, which is false when that cannot be had.
+ */
 exports.watch = ({ failed, starved, exited }) => {
   const { listenerCount } = process;
+  // Listeners of user code come after ours, and may begin something new: then there is a next time.
+  const look = () => later(() => underWay().length === 0 && starved());
   process.addUncaughtExceptionCaptureCallback((error) => {
     if (apply(listenerCount, process, ['uncaughtException']) > 0) return false;
     failed(error);
     return true;
   });
-  process.on('beforeExit', () => starved());
+  process.on('beforeExit', () => void (apply(listenerCount, process, ['beforeExit']) === 1 ? starved() : look()));
   process.reallyExit = (code) => exited(code || 0);
+  return () => {
+    const { emit } = process; // of user code, maybe: then there may be no event, as when it removed all listeners
+    const value = function (name) {
+      if (name === 'beforeExit') look();
+      return typeof emit === 'function' && apply(emit, this, arguments);
+    };
+    return defineProperty(process, 'emit', { __proto__: null, configurable: true, writable: true, value });
+  };
 };

@@ -5,7 +5,7 @@
  *
  *     node worker.js javascript|typescript
  *
- * This file and user.js, logs.js, io.js share a realm with user code; everything that has to work after user code has
+ * This file and user.js, leftover.js, logs.js, io.js share a realm with user code; everything that has to work after user code has
  * run is in a realm of its own, see realm.js. The three arguments that may follow are for tests: the folders that are
  * /home/user, /code and the node_modules of the parsers in an image.
  */
@@ -17,6 +17,7 @@ const util = require('node:util');
 
 const heap = require('./heap.js');
 const io = require('./io.js');
+const leftover = require('./leftover.js');
 const logs = require('./logs.js');
 const realm = require('./realm.js');
 const unique = require('./unique.js');
@@ -39,6 +40,7 @@ const parseJson = JSON.parse;
 const host = {
   __proto__: null,
   ...io,
+  ...leftover,
   types: { __proto__: null, ...util.types },
   inspect: util.inspect,
   userObjectPrototype: Object.prototype,
@@ -84,7 +86,7 @@ const prepare = async () => {
   if (snapshot) unique.prepare();
   if (isTypeScript || snapshot) loadSwc();
   heap.prepare();
-  user.watch({
+  host.watchClosely = user.watch({
     failed: (error) => execution.fail(error),
     starved: () => execution.starve(),
     exited: (exitCode) => execution.exit(exitCode),
