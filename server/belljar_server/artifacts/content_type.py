@@ -24,6 +24,10 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (8, b"WAVE", "audio/wav"),
     (8, b"AVI ", "video/x-msvideo"),
     (4, b"ftypavif", "image/avif"),
+    (4, b"ftypavis", "image/avif"),
+    (4, b"ftyphei", "image/heic"),
+    (4, b"ftyphev", "image/heic"),
+    (4, b"ftypmif1", "image/heic"),
     (4, b"ftypM4A", "audio/mp4"),
     (4, b"ftypqt", "video/quicktime"),
     (4, b"ftyp", "video/mp4"),
@@ -132,7 +136,20 @@ def _by_signature(head: bytes, *, is_text: bool) -> str:
             continue
         return content_type
     # Two letters are too few to go by: a bitmap also has four reserved bytes that are zero.
-    return "image/bmp" if head.startswith(b"BM") and head[6:10] == bytes(4) else ""
+    if head.startswith(b"BM") and head[6:10] == bytes(4):
+        return "image/bmp"
+    return "audio/mpeg" if _is_mp3_frame(head[:4]) else ""
+
+
+def _is_mp3_frame(header: bytes) -> bool:
+    """Whether an MPEG audio frame of layer III begins so (ISO/IEC 11172-3, 2.4.1.3): no reserved value in any field.
+
+    A byte order mark of UTF-16 and AAC have the same eleven first bits, but another layer.
+    """
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return False
+    version, bitrate, frequency = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
+    return version != 1 and 0 < bitrate < 0xF and frequency != 3
 
 
 def _with_charset(content_type: str, *, is_utf8: bool) -> str:
