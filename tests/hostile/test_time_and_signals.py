@@ -149,14 +149,17 @@ def test_closing_stdout_and_stderr_ends_the_logs_only(hit: Hit) -> None:
     ("runtime", "code"),
     [
         ("python", "import os\nos.closerange(0, 2000)\n5"),
+        ("python", "import os\nos.closerange(3, 2000)\n5"),
         ("javascript", "const fs = require('fs'); fs.closeSync(3); 5"),
+        ("javascript", "const fs = require('fs'); fs.closeSync(3); fs.openSync('/dev/null', 'r+'); 5"),
     ],
-    ids=["python", "node"],
+    ids=["python, logs too", "python", "node", "node, replaced"],
 )
 def test_closing_the_channel_is_no_success(hit: Hit, runtime: str, code: str) -> None:
     """A result that cannot be told is not a success without one."""
     result = hit(code, runtime)
     assert (result.outcome, kind_of(result)) == (Outcome.FAILED, ErrorKind.EXITED)
+    assert (b"could not be delivered" in result.stderr) == ("(0," not in code)
 
 
 def test_grandchildren_that_hold_the_pipes_end_with_the_code(hit: Hit) -> None:

@@ -193,10 +193,14 @@ def test_one_result_and_one_report_come_whatever_is_patched(code: str) -> None:
     assert ran.frames == [framing.RESULT, framing.REPORT]
 
 
-def test_a_result_that_cannot_be_sent_is_no_success() -> None:
-    """The code has closed the channel."""
-    ran = run("require('fs').closeSync(3); return 1")
+@pytest.mark.parametrize("then", ["", "fs.openSync('/dev/null', 'r+')", "fs.openSync('mine', 'w+')"])
+def test_a_result_that_cannot_be_sent_is_no_success(then: str) -> None:
+    """The code has closed or replaced the channel: the logs say so, and what is there now gets nothing."""
+    ran = run(f"const fs = require('fs'); fs.closeSync(3); {then}\nreturn 1")
     assert (ran.report, ran.exit_code) == (None, 1)
+    assert "the result could not be delivered: the code has closed the worker's channel" in ran.stderr
+    assert "file descriptor 3" in ran.stderr
+    assert all(path.stat().st_size == 0 for path in ran.home.iterdir())
 
 
 def test_threads_and_children_do_not_report() -> None:

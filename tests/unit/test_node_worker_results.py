@@ -123,11 +123,13 @@ def test_an_accidental_last_expression_is_explained() -> None:
 
 
 def test_results_are_at_most_1000_levels_deep() -> None:
-    """1000 works, one more is refused, and so is text of a document that is deeper."""
+    """1000 works, one more is refused with its path, and so is text of a document that is deeper."""
     nest = "let a = null; for (let i = 0; i < {n}; i++) a = i % 2 ? [a] : {{ a }}; return a"
     assert run(nest.format(n=1000)).report == {"ok": True}
-    message = "the result is nested deeper than 1000 levels"
-    assert run(nest.format(n=1001)).error["message"] == message
+    error = run(nest.format(n=1001)).error
+    assert error["message"] == f"result{'.a[0]' * 10}.…{'.a[0]' * 10} is nested deeper than 1000"
+    assert error["hint"] == "Return a flatter value."
+    message = "result is a JSON document that is nested deeper than 1000"
     assert run("return '['.repeat(1001) + ']'.repeat(1001)").error["message"] == message
 
 

@@ -320,6 +320,7 @@ def test_a_closed_channel_ends_in_failure_not_in_a_wrong_file(run: Run) -> None:
     ran = run(f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n{code}")
     assert (ran.ok, ran.error, ran.status) == (False, None, 1)
     assert (ran.home / "f").read_text() == ""
+    assert "the result could not be delivered: the code has closed the worker's channel" in ran.stderr
 
 
 def test_inputs_by_the_names_of_ours_stay_inputs(run: Run) -> None:

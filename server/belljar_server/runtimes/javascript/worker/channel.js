@@ -2,7 +2,7 @@
 
 /** The connection to the agent on fd 3; `guest/framing.py` describes it. Lives in the worker's own realm. */
 
-const { readBytes, writeBytes, bytesOf } = require('host');
+const { bytesOf, identify, readBytes, writeBytes, writeText } = require('host');
 
 const FD = 3;
 const HEADER = 5;
@@ -12,6 +12,8 @@ const SEAL_BYTES = 16;
 
 /** What this worker's report begins with, so that the agent knows it. */
 let seal = null;
+/** What FD leads to, as long as user code leaves it alone. */
+let agent = '';
 
 const getters = Object.getOwnPropertyDescriptors(Object.getPrototypeOf(Uint8Array.prototype));
 const read = (array, name) => Reflect.apply(getters[name].get, array, []);
@@ -30,7 +32,10 @@ const sendBytes = (kind, buffer) => {
 
 const sendText = (kind, text) => sendBytes(kind, bytesOf(text));
 
-exports.sendReady = (versions) => sendText(KINDS.ready, JSON.stringify(versions));
+exports.sendReady = (versions) => {
+  agent = identify(FD);
+  sendText(KINDS.ready, JSON.stringify(versions));
+};
 
 /**
  * Waits for a job, as its JSON text, or for the word that this is a copy, when `job` is null. Gives null when the agent
@@ -60,8 +65,12 @@ exports.cut = (text) => {
   return pieces;
 };
 
-/** Sends the result, when there is one, and the report, and waits for the agent to end this process. */
+/**
+ * Sends the result, when there is one, and the report, and waits for the agent to end this process. Throws when the
+ * agent is gone, or user code has closed or replaced the descriptor.
+ */
 exports.sendOutcome = (pieces, report) => {
+  if (identify(FD) !== agent) throw new Error('this is not the agent');
   for (const piece of pieces) sendBytes(KINDS.result, piece);
   const text = ours(bytesOf(JSON.stringify(report)));
   const sealed = new Uint8Array(SEAL_BYTES + text.length);
@@ -69,4 +78,14 @@ exports.sendOutcome = (pieces, report) => {
   sealed.set(text, SEAL_BYTES);
   sendBytes(KINDS.report, sealed);
   readBytes(FD, 1);
+};
+
+/** Says in the logs why nothing came. */
+exports.tellLost = () => {
+  const why = `the code has closed the worker's channel (file descriptor ${FD})`;
+  try {
+    writeText(2, `belljar: the result could not be delivered: ${why}\n`);
+  } catch {
+    // Closed as well, or nobody reads.
+  }
 };

@@ -9,7 +9,7 @@
  */
 
 const host = require('host');
-const { sendOutcome } = require('./channel.js');
+const { sendOutcome, tellLost } = require('./channel.js');
 const { asBadSource, describe, isOurs } = require('./failure.js');
 const { compileMain, forget } = require('./compile.js');
 const { EntryNotFound, bindByName, checkVariables, chooseStyle, takesArgs } = require('./entry.js');
@@ -170,7 +170,8 @@ class Execution {
     try {
       if (outcome.code !== 0 || code === 0) sendOutcome(outcome.pieces, outcome.report);
     } catch {
-      // The agent is gone, or user code has closed the channel or broken fs: a result that is lost is no success.
+      // A result that is lost is no success. When it is the agent that is gone, nobody reads this.
+      tellLost();
       reallyExit(1);
     }
     reallyExit(outcome.code || code);

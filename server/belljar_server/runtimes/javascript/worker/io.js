@@ -6,7 +6,7 @@
  */
 
 const { Buffer } = require('node:buffer');
-const { readSync, writeSync } = require('node:fs');
+const { fstatSync, readSync, writeSync } = require('node:fs');
 
 const allocate = Buffer.allocUnsafe;
 // Not Buffer.from, which asks prototypes that user code may have changed.
@@ -59,9 +59,16 @@ const readBytes = (fd, length) => {
   return buffer;
 };
 
+/** What a descriptor leads to, as text: another text, another file. Throws EBADF. */
+const identify = (fd) => {
+  const { dev, ino } = fstatSync(fd);
+  return `${dev}:${ino}`;
+};
+
 module.exports = {
   byteLengthOf: (text) => byteLengthOf(text, 'utf8'),
   bytesOf,
+  identify,
   readBytes,
   sizeOf,
   writeBytes,

@@ -19,6 +19,8 @@ const { cut } = require('./channel.js');
 const DEEPEST = 1000;
 const PIECE = 256 * 1024;
 const LONGEST_PATH = 500;
+/** Of a longer path only so many steps of each end are told. */
+const STEPS_AT_AN_END = 20;
 const PLAIN_NAME = /^[A-Za-z_$][\w$]*$/;
 
 /** What JSON cannot carry, as type test, name and what to do instead; the first that fits. */
@@ -136,7 +138,7 @@ class Writer {
       throw new NotSerializable(`${pathOf(this.#keys)} refers back to ${pathOf(this.#keys.slice(0, parent))}`, '');
     }
     if (this.#parents.length === DEEPEST) {
-      throw new NotSerializable(`the result is nested deeper than ${DEEPEST} levels`, '');
+      throw new NotSerializable(`${pathOf(this.#keys)} is nested deeper than ${DEEPEST}`, 'Return a flatter value.');
     }
     this.#parents.push(value);
   }
@@ -176,8 +178,11 @@ class Writer {
 
 const pathOf = (keys) => {
   let path = 'result';
-  for (const key of keys) {
-    if (typeof key === 'number') path += `[${key}]`;
+  const isLong = keys.length > 2 * STEPS_AT_AN_END;
+  const steps = isLong ? [...keys.slice(0, STEPS_AT_AN_END), null, ...keys.slice(-STEPS_AT_AN_END)] : keys;
+  for (const key of steps) {
+    if (key === null) path += '.…';
+    else if (typeof key === 'number') path += `[${key}]`;
     else path += PLAIN_NAME.test(key) ? `.${key}` : `[${JSON.stringify(key)}]`;
     if (path.length > LONGEST_PATH) return `${path.slice(0, LONGEST_PATH)}…`;
   }
@@ -211,7 +216,9 @@ const asDocument = (text) => {
   } catch {
     return null;
   }
-  if (depthOf(text) > DEEPEST) throw new NotSerializable(`the result is nested deeper than ${DEEPEST} levels`, '');
+  if (depthOf(text) > DEEPEST) {
+    throw new NotSerializable(`result is a JSON document that is nested deeper than ${DEEPEST}`, '');
+  }
   return text.isWellFormed() ? text : text.replace(LONE_SURROGATE, (unit) => `\\u${unit.charCodeAt(0).toString(16)}`);
 };
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # the functions in C: those of `signal` use what user code can change
 import builtins
+import contextlib
 import fcntl
 import gc
 import os
@@ -109,6 +110,12 @@ class Channel:
         """Returns when the agent is gone: it ends this process before. Raises OSError."""
         while read(self._fd, 1):
             pass
+
+    def tell_lost(self) -> None:
+        """Says in the logs why nothing came. When it is the agent that is gone, nobody reads this."""
+        why = f"the code has closed the worker's channel (file descriptor {self._fd})"
+        with contextlib.suppress(OSError):
+            write(2, f"belljar: the result could not be delivered: {why}\n".encode())
 
     def _look(self, fstat: Callable[[int], os.stat_result] = os.fstat) -> tuple[int, int]:
         info = fstat(self._fd)
@@ -234,6 +241,9 @@ def finish(ending: Ending, channel: Channel | None, streams: Streams) -> NoRetur
     status = 1
     try:
         status = _finish(ending, channel, streams)
+    except OSError:
+        if channel:
+            channel.tell_lost()
     finally:
         exit_now(status)
 
