@@ -18,6 +18,17 @@ EITHER = pytest.mark.parametrize("runtime", ["javascript", "typescript"])
 MAIN_FILE = {"javascript": "main.js", "typescript": "main.ts"}
 
 
+def test_code_with_decorated_parameters_runs(run: Run) -> None:
+    """Decorators as they were before the standard's, which know no parameters."""
+    code = """\
+const seen: unknown[] = [];
+const inject = (target: object, key: string | undefined, index: number) => { seen.push([key ?? "new", index]) };
+class Box { constructor(@inject readonly size: number) {} wide(@inject by: number) { return this.size * by } }
+export const main = () => [new Box(3).wide(2), seen];
+"""
+    assert run(code, runtime="typescript").check().value == [6, [["wide", 0], ["new", 0]]]
+
+
 @EITHER
 @pytest.mark.parametrize(
     ("code", "inputs", "expected"),

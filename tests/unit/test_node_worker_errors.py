@@ -123,6 +123,28 @@ def test_a_traceback_has_the_frames_of_the_user_and_no_other() -> None:
     assert run(code, language="typescript").error["traceback"] == expected
 
 
+@pytest.mark.parametrize(
+    ("code", "places"),
+    [
+        (
+            "function bad(v: any, c: any) {\n  throw new Error('x')\n}\nclass A {\n  @bad m() {}\n}",
+            ["bad (main.ts:2:9)", "(main.ts:4:7)"],
+        ),
+        ("function bad(c: any): void {\n  null!.x\n}\n@bad\nclass A {}", ["bad (main.ts:2:9)", "(main.ts:5:"]),
+        (
+            "function f() {\n  using d = { [Symbol.dispose]() { throw new Error('x') } }\n}\nf()",
+            ["(main.ts:2:42)", "f (main.ts:", "(main.ts:4:1)"],
+        ),
+    ],
+)
+def test_functions_that_the_compiler_adds_are_no_frames(code: str, places: list[str]) -> None:
+    """Helpers for decorators and `using` are of no line of the user's."""
+    frames = run(code, language="typescript").error["traceback"].split("\n")[1:]
+    for place in places:
+        assert any(place in frame for frame in frames), frames
+    assert not [frame for frame in frames if "(main.ts)" in frame or "_ts_" in frame or "_apply" in frame]
+
+
 def test_stacks_that_user_code_prints_are_in_its_own_places_too() -> None:
     """`error.stack` in a log helps only when its lines are those of the editor."""
     ran = run("const a: number = 1;\n\nconsole.error(new Error('logged').stack)", language="typescript")

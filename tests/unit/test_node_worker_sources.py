@@ -75,6 +75,34 @@ TYPESCRIPT = {
         ),
         ["m", 8],
     ),
+    "a class that its decorator seals": (
+        (
+            "function sealed(c: Function) { Object.seal(c); Object.seal(c.prototype) }\n"
+            "function frozen(c: Function) { Object.freeze(c) }\n"
+            "@sealed class A { x = 1 }\n@frozen class B extends A {}\nreturn [new B().x, Object.isSealed(A)]"
+        ),
+        [1, True],
+    ),
+    "decorated parameters": (
+        (
+            "const seen: any[] = []\n"
+            "function note(target: any, key: string | undefined, index: number) { seen.push([key ?? 'new', index]) }\n"
+            "function plusOne(target: any, key: string, descriptor: PropertyDescriptor) {\n"
+            "  const f = descriptor.value\n"
+            "  descriptor.value = function (...a: any[]) { return f.apply(this, a) + 1 }\n}\n"
+            "class A {\n  constructor(@note private readonly s: number) {}\n"
+            "  @plusOne m(@note x: number) { return x + this.s }\n}\n"
+            "return [new A(4).m(3), seen]"
+        ),
+        [8, [["m", 0], ["new", 0]]],
+    ),
+    "failure while disposing of a failure": (
+        (
+            "try {\n  using x = { [Symbol.dispose]() { throw new Error('second') } }\n  throw new Error('first')\n"
+            "} catch (e: any) { return [e.name, e.error.message, e.suppressed.message] }"
+        ),
+        ["SuppressedError", "second", "first"],
+    ),
     "accessors and using": (
         (
             "class A { accessor q = 1 }\nlet closed = 0\n{ using x = { [Symbol.dispose]() { closed += 1 } } }\n"
@@ -159,6 +187,20 @@ def test_typescript_is_understood_in_full(name: str) -> None:
 def test_files_are_importable(language: str, code: str, files: dict[str, str], expected: Any) -> None:
     """In either language, by either module system, with or without extension."""
     assert run(code, language=language, files=files).result == expected
+
+
+def test_files_may_decorate_parameters_and_seal_classes() -> None:
+    """As the main source may; also a file that awaits at the top level, which stays an ES module."""
+    decorators = (
+        "function sealed(c) { Object.seal(c) }\n"
+        "function note(target: any, key: any, index: number) { target.noted = index }\n"
+    )
+    files = {
+        "a.ts": f"{decorators}await null\n@sealed class A {{}}\nexport default Object.isSealed(A)",
+        "b.ts": f"{decorators}export class B {{ m(@note x: number) {{}} }}",
+    }
+    code = "import a from './a'\nimport { B } from './b'\nreturn [a, (B.prototype as any).noted]"
+    assert run(code, language="typescript", files=files).result == [True, 0]
 
 
 def test_errors_in_files_have_their_own_places() -> None:

@@ -22,11 +22,30 @@ const compiled = new Map();
 
 const TYPESCRIPT_FILE = /\.[mc]?ts$/;
 
-/** Runs swc. Throws BadSource: the parser before it has accepted what swc refuses. */
-const runSwc = (text, file, typescript, module) => {
+/** Mistakes in functions that swc adds: the name of one, what it says, and what it should say on the same line. */
+const MENDS = [
+  // A class decorator may have sealed its class.
+  [
+    '_apply_decs_2203_r',
+    'return Object.defineProperty(Class, Symbol.metadata',
+    'return !Object.isExtensible(Class) ? Class : Object.defineProperty(Class, Symbol.metadata',
+  ],
+  // What it declares has another name.
+  ['_ts_dispose_resources', 'new _SuppressedError(', 'new SuppressedError('],
+];
+
+const mend = (code) =>
+  MENDS.reduce((mended, [name, wrong, right]) => {
+    const start = `\n${mended}`.indexOf(`\nfunction ${name}(`);
+    return start < 0 ? mended : mended.slice(0, start) + mended.slice(start).replace(wrong, right);
+  }, code);
+
+/** Runs swc. Throws BadSource: the parser before it has accepted what swc refuses. `legacy`: see `survey`. */
+const runSwc = (text, file, { typescript, legacy }, module) => {
   const parser = typescript
     ? { syntax: 'typescript', decorators: true }
     : { syntax: 'ecmascript', explicitResourceManagement: true };
+  const decorators = legacy ? { legacyDecorator: true } : { decoratorVersion: '2022-03' };
   try {
     const options = {
       filename: file,
@@ -36,10 +55,10 @@ const runSwc = (text, file, typescript, module) => {
       inlineSourcesContent: false,
       isModule: true,
       module,
-      jsc: { target: 'esnext', parser, transform: { decoratorVersion: '2022-03' } },
+      jsc: { target: 'esnext', parser, transform: decorators },
     };
     const { code, map } = transform(text, JSON.stringify(options));
-    return { code, map };
+    return { code: mend(code), map };
   } catch (error) {
     throw swcRefusal(String(error.message), text, file);
   }
@@ -110,7 +129,8 @@ const compileMain = (source, path, file, typescript, choose) => {
   let code = edit(text, edits);
   let locate = undo(text, edits);
   if (swc) {
-    const output = runSwc(code, file, typescript, { type: 'commonjs', importInterop: 'swc', ignoreDynamic: true });
+    const module = { type: 'commonjs', importInterop: 'swc', ignoreDynamic: true };
+    const output = runSwc(code, file, { typescript, legacy: found.legacy }, module);
     const returns = [];
     for (
       let at = output.code.indexOf(`${names.finish}(`);
@@ -178,7 +198,7 @@ const compileFile = (source, path, file) => {
   const module = found.awaits
     ? { type: 'es6' }
     : { type: 'commonjs', importInterop: 'swc', exportInteropAnnotation: true };
-  const { code, map } = runSwc(text, file, typescript, module);
+  const { code, map } = runSwc(text, file, { typescript, legacy: found.legacy }, module);
   compiled.set(path, { file, text, locate: throughMap(map), imports: found.imports });
   return { format: found.awaits ? 'module' : 'commonjs', source: code };
 };

@@ -86,6 +86,8 @@ const formatStack = (headline, frames) => {
     const frame = frames[index];
     const file = frame.file ?? '';
     if (file.startsWith('node:') || file.startsWith(workerFolder) || file === importerPath) continue;
+    // A function that swc has added is of no line of the user's.
+    if (locateIn(file.replace('file://', ''), frame.line, frame.column)?.line === 0) continue;
     lines.push(`    at ${relocate(frame.text)}`);
   }
   return [tidy(headline), ...lines].join('\n');

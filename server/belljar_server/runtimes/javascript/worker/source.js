@@ -27,6 +27,8 @@ const OPTIONS = {
   attachComment: false,
 };
 const TYPESCRIPT = { ...OPTIONS, plugins: ['typescript', 'decorators', 'decoratorAutoAccessors'] };
+/** As `experimentalDecorators` of tsc. */
+const LEGACY = { ...OPTIONS, plugins: ['typescript', 'decorators-legacy', 'decoratorAutoAccessors'] };
 
 /** Characters before UTF-16 unit `column` (from 0) of a line (from 0), plus one: an emoji is one character. */
 const characterColumn = (text, line, column) => {
@@ -35,10 +37,12 @@ const characterColumn = (text, line, column) => {
 };
 
 /** The syntax tree, as Babel makes it. Throws BadSource. */
-const parseSource = (text, file, typescript) => {
+const parseSource = (text, file, options) => {
   try {
-    return parse(text, typescript ? TYPESCRIPT : OPTIONS).program;
+    return { program: parse(text, options).program, legacy: options === LEGACY };
   } catch (error) {
+    // Code that decorates parameters is written for the decorators that came before the standard's: those cannot.
+    if (error.reasonCode === 'UnsupportedParameterDecorator') return parseSource(text, file, LEGACY);
     if (error instanceof RangeError) throw new BadSource('SyntaxError: the code is nested too deeply', file, 0, 0);
     if (!error.loc) throw error;
     const message = error.message.replace(/ \(\d+:\d+\)$/, '').replace(/\s*\n\s*/g, ' ');
@@ -246,10 +250,11 @@ const lastExpression = (program, text) => {
 
 /** Everything about a source that decides how it is compiled and called. Throws BadSource. */
 const survey = (text, file, typescript) => {
-  const program = parseSource(text, file, typescript);
+  const { program, legacy } = parseSource(text, file, typescript ? TYPESCRIPT : OPTIONS);
   const found = new Survey(text);
   found.visit(program);
   return {
+    legacy,
     module: program.body.some((node) => MODULE_SYNTAX.has(node.type)),
     strict: program.sourceType === 'module' || program.directives.some(({ value }) => value.value === 'use strict'),
     awaits: found.awaits,

@@ -165,7 +165,13 @@ exports.formatStacksWith = (format) => {
     const frames = [];
     for (let index = 0; index < sites.length; index += 1) {
       const site = sites[index];
-      frames[index] = { __proto__: null, text: `${site}`, file: site.getFileName() };
+      frames[index] = {
+        __proto__: null,
+        text: `${site}`,
+        file: site.getFileName(),
+        line: site.getLineNumber(),
+        column: site.getColumnNumber(),
+      };
     }
     return format(headline, frames);
   };
