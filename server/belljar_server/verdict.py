@@ -167,15 +167,19 @@ def _reported_ok(ending: Ending) -> bool:
 
 def _left(ending: Ending) -> tuple[str, ...]:
     """A warning when the report says what was still under way. User code can have forged that: names get through."""
+    warnings = []
     left = _report(ending).get("left")
-    if not isinstance(left, list):
-        return ()
-    names = dict.fromkeys(name for name in left if isinstance(name, str) and LEFT_NAME.fullmatch(name))
+    found = left if isinstance(left, list) else []
+    names = dict.fromkeys(name for name in found if isinstance(name, str) and LEFT_NAME.fullmatch(name))
     named = ", ".join(list(names)[:MOST_LEFT])
-    if not named:
-        return ()
-    begun = f"the code had given its result while work that it had begun was still under way ({named})"
-    return (f"{begun}: that gets 1 s at most to end by itself, and was then ended",)
+    if named:
+        begun = f"the code had given its result while work that it had begun was still under way ({named})"
+        warnings.append(f"{begun}: that gets 1 s at most to end by itself, and was then ended")
+    if ending.leaving:
+        warnings.append(
+            "exit handlers or destructors of the code ran for more than 2 s after its result and were ended"
+        )
+    return tuple(warnings)
 
 
 def _reported_failure(ending: Ending, limits: Limits, main_file: str) -> Failure | None:

@@ -137,6 +137,47 @@ def test_sleeping_costs_no_cpu_time(run: Run) -> None:
     assert 2 <= result.usage.run_time < 10
 
 
+@pytest.mark.parametrize("imports", ["", "import pandas\n"], ids=["plain", "with packages"])
+def test_files_that_were_not_closed_are_whole(run: Run, imports: str) -> None:
+    """As after `python3 main.py`: in globals, in cycles, in archives, by threads, exit handlers and destructors."""
+    code = """
+import atexit, gzip, threading, time
+class Last:
+    def __del__(self):
+        open("destructor", "w").write("x" * 1000)
+last = Last()
+last.itself = last
+plain, zipped = open("plain", "w"), gzip.open("zipped.gz", "wt")
+plain.write("x" * 1000)
+zipped.write("x" * 1000)
+atexit.register(lambda: open("handler", "w").write("x" * 1000))
+threading.Thread(target=lambda: (time.sleep(0.1), open("thread", "w").write("x" * 1000))).start()
+'result'
+"""
+    result = run(imports + code).check()
+    assert result.value == "result"
+    sizes = {artifact.name: artifact.size_bytes for artifact in result.artifacts}
+    assert {sizes.pop("zipped.gz") > 20, *sizes.values()} == {True, 1000}
+    assert sizes.keys() == {"plain", "thread", "handler", "destructor"}
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import threading\nthreading.Thread(target=threading.Event().wait).start()\n1", "(thread)"),
+        ("import atexit, time\natexit.register(time.sleep, 60)\n1", "exit handlers"),
+        ("import time\nclass C:\n    def __del__(self): time.sleep(60)\nc = C()\n1", "destructors"),
+    ],
+)
+def test_what_goes_on_after_the_result_is_ended_and_told(run: Run, code: str, words: str) -> None:
+    """The result counts, and does not wait for long."""
+    result = run(code).check()
+    assert result.value == 1
+    assert [words in warning for warning in result.warnings] == [True]
+    assert result.usage.run_time < 15
+
+
 @ALL
 def test_exit_does_not_wait_for_what_is_still_running(run: Run, runtime: str) -> None:
     """A returned result ends the execution soon, and threads, timers and children with it."""

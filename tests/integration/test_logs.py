@@ -174,6 +174,23 @@ def test_what_was_printed_before_the_end_is_delivered(run: Run, name: str) -> No
     assert result.stdout.strip() == b"before" * 50000
 
 
+@pytest.mark.parametrize(
+    ("death", "kind"),
+    [
+        ("bytearray(1 << 30)", ErrorKind.MEMORY_LIMIT),
+        ("ctypes.string_at(0)", ErrorKind.SIGNALED),
+        ("ctypes.CDLL(None)._exit(3)", ErrorKind.EXITED),
+    ],
+)
+def test_last_words_arrive_however_sudden_the_end(run: Run, death: str, kind: ErrorKind) -> None:
+    """No flush, no newline, and nothing of Python runs any more."""
+    code = f"import ctypes\nfor i in range(10): print(i)\nprint('last', 'words', end='')\n{death}"
+    result = run(code, limits=Limits(memory_bytes=256 << 20))
+    assert result.error is not None
+    assert result.error.kind is kind
+    assert result.stdout == b"0\n1\n2\n3\n4\n5\n6\n7\n8\n9\nlast words"
+
+
 def test_unflushed_text_is_delivered_before_sudden_death(run: Run) -> None:
     """Print without flush, then a signal that nobody can catch a while later."""
     result = run("import os, time\nprint('before')\ntime.sleep(0.5)\nos.kill(os.getpid(), 9)")

@@ -38,6 +38,8 @@ class Ran:
     stdout: str
     stderr: str
     home: Path
+    left: list[str]
+    """What was still under way, as REPORT says."""
 
     @property
     def result(self) -> Any:
@@ -98,19 +100,26 @@ class Worker:
         """Reads up to the report, as the agent does, and waits for the end."""
         result: list[bytes] = []
         report = None
-        while report is None and (frame := self.frame()):
+        leaving = False
+        while (report is None or leaving) and (frame := self.frame()):
             kind, payload = frame
             if kind == framing.RESULT:
                 result.append(payload)
             if kind == framing.REPORT:
                 assert payload.startswith(SEAL)
                 report = json.loads(payload.removeprefix(SEAL))
+                leaving = report.get("leaving") is True
+            if kind == framing.LEFT:
+                assert payload == SEAL
+                leaving = False
         self.sock.close()
         status = self.wait()
         report = report or {}
         text = b"".join(result).decode() if result else None
         out, err = self._out.read_text(), self._err.read_text()
-        return Ran(status, text, report.get("error"), report.get("ok") is True, out, err, self.home)
+        return Ran(
+            status, text, report.get("error"), report.get("ok") is True, out, err, self.home, report.get("left", [])
+        )
 
     def wait(self) -> int:
         """Waits for the end of the process; gives its exit code, or minus the signal."""

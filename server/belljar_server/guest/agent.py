@@ -10,6 +10,7 @@ The order of things, all on fd 0 with the framing of `framing.py`:
 2. PREPARE, FILE, DATA, JOB: size the disk, set the limits, write the files, hand the job to the worker.
 3. Pass on what the worker reports; when it ends, kill all that user code left behind, so that nothing changes any more.
    A worker that has reported and is alone is stopped instead: freeing its memory would take longer than most code runs.
+   Between the two it may have LEAVE_SECONDS for what user code wants done at its end.
 4. Tell the wait status, then stream every regular file that was created or changed in /home/user.
 
 The other end of fd 0 going away ends this process, and PID 1 takes the whole sandbox along.
@@ -25,6 +26,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import NoReturn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -36,6 +38,8 @@ from host import READ_BYTES, Hangup, Host
 from processes import count_tasks, end_everything, freeze, reap, watch_children
 from room import Disk, limit
 
+LEAVE_SECONDS = 2.0
+"""Seconds that a worker has after its report for exit handlers, destructors and files that were not closed."""
 UNUSED_DEVICES = ("/dev/fuse", "/dev/net/tun")
 """What gVisor puts into every /dev, for privileges that nobody here has."""
 
@@ -77,17 +81,19 @@ class Worker:
             os._exit(127)
 
 
-def status_of(report: bytes) -> int | None:
-    """The wait status that goes with a report, exit code 0 or 1; None for what no worker of ours says.
+def read_report(report: bytes) -> tuple[int | None, bool]:
+    """The wait status that goes with a report, exit code 0 or 1, and whether the worker is still leaving.
 
-    User code shares its process with the worker, and can find the seal there.
+    There is no status for what no worker of ours says: user code shares its process with it, and can find the seal.
     """
     try:
         words = json.loads(report)
     except (ValueError, RecursionError):
-        return None
+        return None, False
     ok = words.get("ok") if isinstance(words, dict) else None
-    return None if not isinstance(ok, bool) else 0 if ok else 1 << 8
+    if not isinstance(ok, bool):
+        return None, False
+    return 0 if ok else 1 << 8, words.get("leaving") is True
 
 
 class Relay:
@@ -105,6 +111,8 @@ class Relay:
         self.open = True
         self.status: int | None = None
         """The wait status that the worker's report stands for, once it has reported."""
+        self.leaving_until = 0.0
+        """By the monotonic clock: when a worker that is still leaving is ended; 0 when it is not."""
         self.orphans = 0
         """Processes that ended after their parents. Those of a fork bomb are gone a moment after it met the limit."""
         self.tasks = 0
@@ -120,25 +128,49 @@ class Relay:
             self.close()
             return
         for kind, payload in frames:
-            if kind == framing.REPORT and payload.startswith(self._seal):
-                self._take_report(payload[len(self._seal) :])
+            self._take(kind, payload)
+            if not self.open:
                 return
+        if not got:
+            self.close()
+
+    def _take(self, kind: bytes, payload: bytes) -> None:
+        if self.leaving_until:
+            if (kind, payload) == (framing.LEFT, self._seal):
+                self._stop_listening()
+        elif kind == framing.REPORT and payload.startswith(self._seal):
+            self._take_report(payload[len(self._seal) :])
+        else:
             if kind in (framing.RESULT, framing.REPORT):
                 self._host.send_bytes(kind, payload)
             if kind != framing.RESULT:
                 self.close()
-                return
-        if not got:
-            self.close()
 
     def _take_report(self, report: bytes) -> None:
         if b'"EAGAIN"' in report:
             self.tasks = count_tasks() + self.orphans
         self._host.send_bytes(framing.REPORT, report)
-        self.status = status_of(report)
+        self.status, leaving = read_report(report)
         if self.status is None:
             self.close()
-        self.open = False  # without closing the socket: the worker would wake up and end by itself
+        elif leaving:
+            self.leaving_until = time.monotonic() + LEAVE_SECONDS
+        else:
+            self._stop_listening()
+
+    @property
+    def done(self) -> bool:
+        """Whether the worker has reported, and has left."""
+        return self.status is not None and not self.leaving_until
+
+    def patience(self) -> float | None:
+        """Milliseconds that a worker that is leaving still has; None when it has not come to that."""
+        return max(0.0, self.leaving_until - time.monotonic()) * 1000 if self.leaving_until else None
+
+    def _stop_listening(self) -> None:
+        """Without closing the socket: the worker would wake up and end by itself."""
+        self.leaving_until = 0.0
+        self.open = False
 
     def drain(self) -> None:
         """Reads what is left once the worker has ended."""
@@ -151,14 +183,14 @@ class Relay:
     def close(self) -> None:
         """Listens no more."""
         if self.open:
-            self.open = False
+            self._stop_listening()
             self._sock.close()
 
 
 def run(  # noqa: C901  one loop
     worker: Worker, host: Host, children: int, job: bytes
-) -> tuple[int | None, int]:
-    """Hands the job over and stays until nothing of it runs any more; returns (wait status, tasks)."""
+) -> dict[str, object]:
+    """Hands the job over and stays until nothing of it runs any more; returns what EXIT says."""
     seal = os.urandom(framing.SEAL_BYTES)
     host.send(framing.STARTED, {})
     with contextlib.suppress(OSError):  # the worker is dead already: its wait status tells
@@ -169,8 +201,8 @@ def run(  # noqa: C901  one loop
         poll.register(fd, select.POLLIN)
     worker_fd = worker.sock.fileno()
     status, relay.orphans = reap(worker.pid)
-    while status is None and relay.status is None:
-        for fd, _ in poll.poll():
+    while status is None and not relay.done and (wait := relay.patience()) != 0:
+        for fd, _ in poll.poll(wait):
             if fd == worker_fd and relay.open:
                 relay.pump()
                 if not relay.open:
@@ -182,13 +214,16 @@ def run(  # noqa: C901  one loop
                 host.fill()
                 if any(kind == framing.KILL for kind, _ in host.pending()):
                     status = end_everything(worker.pid)
-        if status is None and relay.status is None:
+        if status is None and not relay.done:
             status, orphans = reap(worker.pid)
             relay.orphans += orphans
+    leaving = status is None and relay.patience() is not None
     if status is not None or not freeze(worker.pid, children):
         end_everything(worker.pid)
-    relay.drain()
-    return (status if relay.status is None else relay.status), relay.tasks
+    if relay.status is None:
+        relay.drain()
+    status = status if relay.status is None else relay.status
+    return {"status": status, "tasks": relay.tasks, "leaving": leaving}
 
 
 def rehearse(worker: Worker, children: int) -> None:
@@ -197,7 +232,8 @@ def rehearse(worker: Worker, children: int) -> None:
     with ours, theirs:
         seal = os.urandom(framing.SEAL_BYTES)
         relay = Relay(theirs, Host(ours), seal)
-        ours.sendall(framing.pack(framing.RESULT, b"1") + framing.pack(framing.REPORT, seal + b'{"ok":true}'))
+        report = framing.pack(framing.REPORT, seal + b'{"ok":true,"leaving":true}')
+        ours.sendall(framing.pack(framing.RESULT, b"1") + report + framing.pack(framing.LEFT, seal))
         poll = select.poll()
         poll.register(theirs.fileno(), select.POLLIN)
         poll.poll(0)
@@ -242,8 +278,7 @@ def serve(host: Host, argv: list[str]) -> None:
             host.send(framing.PONG, {})
         elif kind == framing.KILL:
             raise Hangup
-    status, tasks = run(worker, host, children, payload)
-    host.send(framing.EXIT, {"status": status, "tasks": tasks})
+    host.send(framing.EXIT, run(worker, host, children, payload))
     send_files(host, known, wanted["artifact_count"], wanted["artifact_bytes"])
     with contextlib.suppress(Hangup):
         while True:  # PID 1 going away ends the sandbox; the host decides when

@@ -11,8 +11,8 @@ Both connections are stream sockets. Between host and agent (fd 0 of the agent):
 Between agent and worker (fd 3 of the worker):
 
     agent -> worker WAKE*, JOB, with a seal of SEAL_BYTES before the payload
-    worker -> agent READY, and once more for each WAKE; then RESULT*, REPORT, with the same seal before the payload;
-                    then the agent ends it
+    worker -> agent READY, and once more for each WAKE; then RESULT*, REPORT with the same seal before the payload, and
+                    LEFT with it when the report says that the worker is still leaving; then the agent ends it
 
 A worker's frames are untrusted once user code runs: agent and host believe nothing in them but that user code sent
 them.
@@ -42,7 +42,9 @@ KILL = b"k"  # {}: kill what user code started, then collect as always
 STARTED = b"s"  # {}: user code is about to run
 RESULT = b"r"  # bytes: a piece of the result's JSON text
 REPORT = b"p"  # {"ok": true} or {"ok": false, "error": {...}}, see runtimes/__init__.py
-EXIT = b"x"  # {"status": the worker's raw wait status, "tasks": processes and threads at its report}
+LEFT = b"q"  # nothing but the seal: what user code has left to be done at its end is done
+EXIT = b"x"  # {"status": the worker's raw wait status, "tasks": processes and threads at its report, "leaving": bool:
+# it was ended before it had left}
 ARTIFACT = b"a"  # {"name": base64 of the raw path below /home/user, "size": n}
 ARTIFACT_END = b"e"  # {"complete": bool}
 END = b"z"  # {"skipped": [[base64 name, reason], ...], "left_out": how many files were skipped in all}

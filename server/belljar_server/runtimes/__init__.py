@@ -30,9 +30,11 @@ On JOB the worker changes to /home/user, sets the environment, makes the sources
 
 REPORT begins with the seal of the JOB: one without it is forged, and how the process ends counts instead. The worker
 flushes stdout and stderr before it sends REPORT, then waits on fd 3 for the agent to end it: the exit code is 0 after
-ok, 1 after an error. Only the worker process itself reports; a
-child that user code forked does not. Output reaches the pipes within 50 ms of the write, without
-one system call for each. What user code does to the language's own modules must not change what the worker does
+ok, 1 after an error. With `"leaving": true` in its REPORT it says that it goes on for a moment with what user code
+wants done at its end (exit handlers, destructors, files that were not closed), which then can change neither result nor
+report; it sends LEFT with the seal when that is over, and is ended without it after two seconds. Only the worker
+process itself reports; a child that user code forked does not. Output reaches the pipes within 50 ms of the write,
+without one system call for each. What user code does to the language's own modules must not change what the worker does
 afterwards: take references first.
 """
 

@@ -94,6 +94,8 @@ class Ending:
     """The kernel's counter."""
     tasks: int = 0
     """Processes and threads when the worker reported that it could not start another."""
+    leaving: bool = False
+    """Whether exit handlers and destructors were still running when the sandbox was ended."""
     fault: str = ""
     """What went wrong with the sandbox itself, for the log."""
     fault_errno: str = ""

@@ -308,6 +308,7 @@ class RunscSandbox:
         progress.ended_at = time.monotonic()
         progress.wait_status = int(message["status"])
         progress.tasks = int(message["tasks"])
+        progress.leaving = message["leaving"] is True
         progress.cpu_after = self._group.cpu_time()
         self._group.limit_cpu(None)
         self._shut_link(progress)
@@ -384,6 +385,7 @@ class RunscSandbox:
             stop=self._stop,
             oom_kills=self._group.oom_kills(),
             tasks=progress.tasks,
+            leaving=progress.leaving,
             fault=progress.fault,
             fault_errno=progress.fault_errno,
             started=progress.started,
@@ -435,6 +437,7 @@ class _Progress:
         self.wait_status: int | None = None
         self.report: bytes | None = None
         self.tasks = 0
+        self.leaving = False
         self.fault = ""
         self.fault_errno = ""
         self.cpu_before = 0.0

@@ -1,8 +1,9 @@
 """stdout and stderr of user code: quick to write to, and soon seen.
 
-A system call for each print is what makes printing slow in a sandbox, so output is buffered. A line that comes after a
-pause is flushed at once; from then on a thread flushes every 50 ms until nothing comes any more, and sleeps. What would
-end this process, or let another one write to the same streams, flushes before.
+A system call for each print is what makes printing slow in a sandbox, so output is buffered. What comes after a pause
+is flushed at once, as often as a program prints that is no flood, so that it is seen even if the process dies the next
+moment; from then on a thread flushes every 50 ms until nothing comes any more, and sleeps. What would end this process,
+or let another one write to the same streams, flushes before.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ globals()["__builtins__"] = vars(builtins).copy()  # user code may replace built
 INTERVAL = 0.05
 """Seconds that output may wait."""
 BUFFER_BYTES = 64 * 1024
+DIRECT_WRITES = 64
+"""Writes after a pause that are flushed at once; a print has two."""
 FLUSHING = (
     (os, ("_exit", "abort", "kill", "killpg", "system", "execv", "execve", "posix_spawn", "posix_spawnp")),
     (signal, ("raise_signal", "pthread_kill")),
@@ -58,16 +61,16 @@ class _Buffer(io.BufferedWriter):
         self.rest()
 
     def rest(self) -> None:
-        """From now on the next line is flushed at once."""
-        self.__dict__["write"] = self._write_first
+        """From now on the next writes are flushed at once."""
+        self._direct = DIRECT_WRITES
+        self.__dict__["write"] = self._write_through
 
-    def _write_first(self, data: Any, /) -> int:
+    def _write_through(self, data: Any, /) -> int:
         written = super().write(data)
-        awake = self._wake()
-        if type(data) is not bytes or data.endswith(b"\n"):
-            if awake:
-                self.__dict__.pop("write", None)
-            super().flush()
+        self._direct -= 1
+        if self._wake() and self._direct <= 0:
+            self.__dict__.pop("write", None)
+        super().flush()
         return written
 
     def drain(self) -> bool:

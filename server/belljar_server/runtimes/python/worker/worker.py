@@ -1,8 +1,8 @@
 """The Python worker: warms up, waits for one JOB on fd 3, runs it, answers, and ends.
 
 `runtimes/__init__.py` is its contract. Everything that is needed after user code has run is referred to before: user
-code may change any module, and does not owe us its cooperation. Whatever it does, this process ends by `os._exit`,
-without a look at atexit, threads or destructors.
+code may change any module, and does not owe us its cooperation. Whatever it does, this process ends by `os._exit`;
+what Python does before that, `leave.py` does, for a bounded time.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ sys.path[:0] = [HERE, GUEST]
 
 import framing  # noqa: E402
 import jsonvalue  # noqa: E402
+import leave  # noqa: E402
 import warm  # noqa: E402
 from output import Streams  # noqa: E402
 from program import Source  # noqa: E402
 from run import Ending, Failed, Gave, Job, Left, run  # noqa: E402
 
 del sys.path[:2]
-for _name in ("entry", "framing", "hints", "jsonvalue", "output", "program", "report", "run", "warm"):
+for _name in ("entry", "framing", "hints", "jsonvalue", "leave", "output", "program", "report", "run", "warm"):
     del sys.modules[_name]  # user code may have modules of these names
 
 globals()["__builtins__"] = vars(builtins).copy()  # user code may replace builtins; functions below keep these
@@ -65,6 +66,7 @@ setprofile = sys.setprofile
 set_switch_interval = sys.setswitchinterval
 set_recursion_limit = sys.setrecursionlimit
 gc_disable = gc.disable
+collect, freeze = gc.collect, gc.freeze
 set_timer = _signal.setitimer
 get_handler = _signal.getsignal
 set_handler = _signal.signal
@@ -134,6 +136,7 @@ def main() -> NoReturn:
     while kind == framing.WAKE:
         warm.make_forks_cheap()
         rehearse(streams, warm.REHEARSED)
+        freeze()
         ready = jsonvalue.dumps({"version": version, "nonces": warm.nonces()})
         channel.send((framing.READY, jsonvalue.encode(ready)))
         kind, payload = channel.receive()
@@ -161,6 +164,9 @@ def prepare(streams: Streams, *, warm_up: bool) -> None:
     for _ in range(5 if warm_up else 1):
         rehearse(streams, warm.REHEARSED)
     warm.make_forks_cheap()
+    if warm_up:
+        collect()
+    freeze()  # what is loaded by now lives to the end: nobody looks at it again
 
 
 def rehearse(streams: Streams, messages: list[str]) -> bool:
@@ -172,7 +178,9 @@ def rehearse(streams: Streams, messages: list[str]) -> bool:
     for message in messages:
         ending = run(accept(jsonvalue.loads(message)), silence)
         failed = failed or isinstance(ending, Failed)
-        report_of(ending)
+        report_of(ending, ())
+        leave.wait_for_threads()
+        leave.close_all((CODE,))
         sys.path[:], sys.argv = path, argv
     streams.flush()
     sys.modules.pop("main", None)
@@ -253,8 +261,11 @@ def _finish(ending: Ending, channel: Channel | None, streams: Streams) -> int:
     if isinstance(ending, Failed) and channel is None:
         last_words = str(ending.error["traceback"] or ending.error["message"])
     streams.flush(last_words)
+    left = () if leave.attempt(leave.wait_for_threads) else ("thread",)
+    streams.flush()
     status = {Gave: 0, Failed: 1}.get(type(ending), getattr(ending, "status", 0))
     if channel is None or (isinstance(ending, Left) and status != 0):
+        depart(streams)
         return status
     last: list[tuple[bytes, bytes]] = []
     if isinstance(ending, Gave):
@@ -262,20 +273,30 @@ def _finish(ending: Ending, channel: Channel | None, streams: Streams) -> int:
             if last:
                 channel.send(*last)
             last = [(framing.RESULT, piece)]
-    channel.send(*last, (framing.REPORT, channel.seal + report_of(ending)))
+    channel.send(*last, (framing.REPORT, channel.seal + report_of(ending, left)))
+    depart(streams)
+    channel.send((framing.LEFT, channel.seal))
     channel.wait_for_end()
     return status
 
 
-def report_of(ending: Ending) -> bytes:
+def depart(streams: Streams) -> None:
+    """Does what user code wants done at its end. It may take as long as the agent waits; the report is out."""
+    leave.attempt(leave.run_exit_handlers)
+    leave.attempt(lambda: leave.close_all((CODE, HOME + "/")))
+    streams.flush()
+
+
+def report_of(ending: Ending, left: tuple[str, ...]) -> bytes:
     """What REPORT says; texts that grow too long by JSON's escapes are left out."""
+    words: dict[str, object] = {"ok": True, "leaving": True, "left": list(left)}
     if not isinstance(ending, Failed):
-        return b'{"ok":true}'
-    report = jsonvalue.encode(jsonvalue.dumps({"ok": False, "error": ending.error}))
+        return jsonvalue.encode(jsonvalue.dumps(words))
+    report = jsonvalue.encode(jsonvalue.dumps(words | {"ok": False, "error": ending.error}))
     if len(report) <= MAX_REPORT:
         return report
     short = ending.error | {"traceback": "", "message": str(ending.error["message"])[:1000]}
-    return jsonvalue.encode(jsonvalue.dumps({"ok": False, "error": short}))
+    return jsonvalue.encode(jsonvalue.dumps(words | {"ok": False, "error": short}))
 
 
 if __name__ == "__main__":
