@@ -72,10 +72,11 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
 
     async with contextlib.AsyncExitStack() as stack:
         # What earlier servers left goes first: its memory and cgroups are needed.
-        for left in await instance.sweep(settings.runtime_dir):
+        swept = await instance.sweep(settings.runtime_dir)
+        for left in swept:
             log.warning("swept a dead server", instance=left.instance, sandboxes=left.sandboxes)
-            for execution_id in left.lost_executions:
-                log.error("execution lost", execution_id=execution_id, instance=left.instance)
+            for lost in left.lost:
+                log.error("execution lost", execution_id=lost.execution_id, instance=left.instance)
 
         # The host: a place of our own, every limit enforceable, runsc and an image for each runtime.
         here = instance.claim(settings.runtime_dir, settings.sandbox.cgroup_parent)
@@ -151,6 +152,7 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
             waived=waived,
             flood_bytes=settings.limits.output_flood_bytes,
             journal=here,
+            lost=[lost for left in swept for lost in left.lost],
             on_sandbox_failed=readiness.doubt,
         )
         status.append(executor.status)

@@ -20,8 +20,10 @@ LARGEST_OUTPUT = 256 * 1024
 class Execution:
     """Mutable state: its events so far, how many of them were read, who follows, and what was dropped."""
 
-    def __init__(self, request: ExecutionRequest, on_abandoned: Callable[[Execution], None]) -> None:
-        self.id = secrets.token_hex(12)
+    def __init__(
+        self, request: ExecutionRequest, on_abandoned: Callable[[Execution], None], execution_id: str = ""
+    ) -> None:
+        self.id = execution_id or secrets.token_hex(12)
         self.request = request
         self.began = time.monotonic()
         self.finished: Finished | None = None

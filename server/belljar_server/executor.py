@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -29,6 +29,7 @@ from belljar_server.execution import Execution
 from belljar_server.guest.framing import MAX_PAYLOAD
 from belljar_server.metrics import Metrics
 from belljar_server.models import (
+    Accepted,
     DisconnectPolicy,
     ErrorKind,
     ExecutionRequest,
@@ -56,7 +57,7 @@ ANSWER_SECONDS = 0.01
 class Journal(Protocol):
     """Where accepted executions are noted, so that none is lost without a word when the server is killed."""
 
-    def accepted(self, execution_id: str) -> None:
+    def accepted(self, accepted: Accepted) -> None:
         """The execution is under way."""
 
     def ended(self, execution_id: str) -> None:
@@ -79,6 +80,7 @@ class Executor:
         waived: frozenset[str],
         flood_bytes: int,
         journal: Journal,
+        lost: Iterable[Accepted] = (),
         on_sandbox_failed: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -96,6 +98,8 @@ class Executor:
         self._running: dict[Execution, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._replays = Replays(settings.replay_ttl, settings.replay_bytes)
+        for each in lost:
+            self._replays.lost(each)
         self._draining = False
         self._accounts = Accounts(metrics)
 
@@ -141,7 +145,7 @@ class Executor:
             self._replays.add(execution)
         run = Run(execution, files, self._store, self._flood_bytes, self._settings.collect_timeout)
         self._running[execution] = run
-        self._journal.accepted(execution.id)
+        self._journal.accepted(Accepted(execution.id, request.request_id, request.fingerprint))
         task = asyncio.create_task(self._execute(run, place))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -205,7 +209,6 @@ class Executor:
     async def _execute(self, run: Run, place: Place) -> None:
         execution = run.execution
         async with contextlib.AsyncExitStack() as after:  # what the client need not wait for
-            after.callback(self._journal.ended, execution.id)
             after.push_async_callback(_close, run)
             try:
                 finished = await self._attempt(run, place, after)
@@ -220,6 +223,7 @@ class Executor:
                 execution.tell(finished)
                 self._accounts.finished(execution, finished, warm=run.warm)
                 self._replays.ended(execution)
+                after.callback(self._journal.ended, execution.id)  # first of all that is left to do
             await asyncio.sleep(ANSWER_SECONDS)
 
     async def _attempt(self, run: Run, place: Place, after: contextlib.AsyncExitStack) -> Finished:

@@ -214,6 +214,15 @@ class ExecutionRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the next server has to know of an execution when this one is killed."""
+
+    execution_id: str
+    request_id: str = ""
+    fingerprint: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why an execution did not succeed, and where."""
 

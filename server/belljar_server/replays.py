@@ -1,11 +1,19 @@
-"""Finished executions that a repeated request_id finds again: for a time, and as far as the memory for them goes."""
+"""Finished executions that a repeated request_id finds again: for a time, and as far as the memory for them goes.
+
+Among them those that a killed server had accepted: whoever repeats one is told that it was lost, instead of running
+it a second time.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import fields
 
 from belljar_server.execution import Execution
+from belljar_server.models import Accepted, ErrorKind, ExecutionRequest, Failure, Finished, Limits, Outcome
+
+_NO_LIMITS = Limits(*(0 for _ in fields(Limits)))
 
 
 class Replays:
@@ -31,6 +39,17 @@ class Replays:
     def add(self, execution: Execution) -> None:
         """The execution is under way, and kept at least until it ends."""
         self._by_request_id[execution.request.request_id] = execution
+
+    def lost(self, accepted: Accepted) -> None:
+        """A server was killed while it ran this; it has ended now. Without a request_id nobody can ask for it."""
+        if not accepted.request_id or self.find(accepted.request_id):
+            return
+        request = ExecutionRequest("", "", _NO_LIMITS, request_id=accepted.request_id, fingerprint=accepted.fingerprint)
+        execution = Execution(request, lambda _: None, accepted.execution_id)
+        failure = Failure(ErrorKind.SANDBOX_FAILED, "the server was killed while it ran this execution")
+        execution.tell(Finished(Outcome.FAILED, 1, error=failure))
+        self.add(execution)
+        self.ended(execution)
 
     def ended(self, execution: Execution) -> None:
         """It has finished, and is kept without what only running it took. Unknown ones are ignored."""

@@ -169,6 +169,7 @@ def test_killed_server_leaves_nothing_and_the_next_one_tells_what_was_lost(short
     with running_server(**settings) as first:
         with Client(first.address) as client:
             kept = client.execute("open('kept', 'w').write('kept')").check().artifacts[0]
+        wait_until(lambda: not list(short_dir.glob("*/executions/*")), "its end is noted")
         held = [started(first)] if phase == "queued" else []
         ids = {each.execution_id for each in held}
         channel = grpc.insecure_channel(first.address)
@@ -192,6 +193,30 @@ def test_killed_server_leaves_nothing_and_the_next_one_tells_what_was_lost(short
         url = urllib.parse.urlsplit(kept.download_url)._replace(netloc=second.http_address).geturl()
         with urllib.request.urlopen(url, timeout=10) as answer:
             assert answer.read() == b"kept"
+
+
+def test_lost_execution_is_told_to_who_repeats_it_and_not_run_again(short_dir: Path) -> None:
+    """One terminal event, of the same execution, from the next server; its request_id stays taken by its request."""
+    runs = "import time\nprint('runs', flush=True)\ntime.sleep(600)"
+    settings: dict[str, Any] = {"RUNTIME_DIR": str(short_dir), "POOL__MAX": "0"}
+    with running_server(**settings) as first:
+        lost = started(first, runs, request_id="order-1")
+        first.process.kill()
+        first.process.wait()
+        lost.channel.close()
+    with running_server(**settings) as second, grpc.insecure_channel(second.address) as channel:
+        execute = sandbox_pb2_grpc.SandboxServiceStub(channel).Execute
+        for _ in range(2):
+            (told,) = execute(pb.ExecuteRequest(runtime="python", code=runs, request_id="order-1"))
+            assert told.execution_id == lost.execution_id
+            assert told.finished.outcome == pb.OUTCOME_FAILED
+            assert told.finished.error.kind == pb.ERROR_KIND_SANDBOX_FAILED
+            assert told.finished.error.message == "the server was killed while it ran this execution"
+        with pytest.raises(grpc.RpcError) as refused:
+            list(execute(pb.ExecuteRequest(runtime="python", code="1", request_id="order-1")))
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        (*_, other) = execute(pb.ExecuteRequest(runtime="python", code="1", request_id="order-2"))
+        assert other.finished.result_json == "1"
 
 
 def test_servers_side_by_side_do_not_touch_each_other(short_dir: Path) -> None:

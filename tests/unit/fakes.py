@@ -11,6 +11,7 @@ from pathlib import Path
 
 from belljar_server.artifacts import SignedUrl, StoredArtifact
 from belljar_server.errors import NotFound, SandboxFailed
+from belljar_server.models import Accepted
 from belljar_server.runtimes import ImageRecipe, Runtime
 from belljar_server.sandbox import Ending, Job, Listener, Stop
 from belljar_server.sandbox.spec import Environment
@@ -163,10 +164,10 @@ class MemoryJournal:
         self.open: set[str] = set()
         self.all: list[str] = []
 
-    def accepted(self, execution_id: str) -> None:
+    def accepted(self, accepted: Accepted) -> None:
         """Notes it."""
-        self.open.add(execution_id)
-        self.all.append(execution_id)
+        self.open.add(accepted.execution_id)
+        self.all.append(accepted.execution_id)
 
     def ended(self, execution_id: str) -> None:
         """Strikes it out."""

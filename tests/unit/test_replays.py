@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from belljar_server.execution import Execution
-from belljar_server.models import Finished, Outcome, Stream
+from belljar_server.models import Accepted, ErrorKind, Finished, Outcome, Stream
 from belljar_server.replays import Replays
 from tests.unit.test_executor import LIMITS, REQUEST
 
@@ -58,3 +58,30 @@ def test_one_without_request_id_is_not_kept() -> None:
     execution.tell(Finished(Outcome.SUCCEEDED, 0))
     replays.ended(execution)
     assert repr(replays) == "<Replays 0 executions, 0 bytes of finished ones>"
+
+
+def test_lost_one_is_found_as_failed_under_its_own_id() -> None:
+    """With its fingerprint, so that another request under its request_id is still told from it."""
+    replays = Replays(600, 1 << 20)
+    replays.lost(Accepted("an-id", "a", b"print"))
+    found = replays.find("a")
+    assert found is not None
+    assert (found.id, found.request.fingerprint) == ("an-id", b"print")
+    assert found.finished is not None
+    assert found.finished.error is not None
+    assert found.finished.error.kind is ErrorKind.SANDBOX_FAILED
+
+
+def test_lost_ones_take_no_more_room_than_finished_ones() -> None:
+    """The oldest go first; two of the same request_id, and those without one, are no trouble."""
+    replays = Replays(600, 3000)
+    for number in range(100):
+        replays.lost(Accepted(f"id-{number}", f"request-{number}"))
+    replays.lost(Accepted("other", "request-99"))
+    replays.lost(Accepted("nameless"))
+    assert replays.find("request-0") is None
+    found = replays.find("request-99")
+    assert found is not None
+    assert found.id == "id-99"
+    run(replays, "large", output=2900)
+    assert replays.find("request-99") is None

@@ -2,7 +2,8 @@
 
 Every server works in a directory of its own below `runtime_dir` and holds a lock in it. A directory whose lock is
 free belonged to a server that is dead: its sandboxes, cgroups and files go, and the executions it had accepted are
-told as lost. So several servers can share a host, and a restart after SIGKILL needs nobody's help.
+told as lost, to the log and to clients that repeat their request. So several servers can share a host, and a restart
+after SIGKILL needs nobody's help.
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from belljar_server.errors import HostNotReady
+from belljar_server.models import Accepted
 from belljar_server.sandbox import cgroup
 
+log = structlog.get_logger()
+
+LARGEST_NOTE = 1024
+"""Bytes of a note: a request_id of 128 characters and a fingerprint take a quarter."""
 LONGEST_PATH = 60
 """Bytes that runtime_dir may have: runsc makes sockets below it, and their paths are limited to 108 bytes (unix(7))."""
 
@@ -29,7 +37,7 @@ class Swept:
 
     instance: str
     sandboxes: int
-    lost_executions: tuple[str, ...]
+    lost: tuple[Accepted, ...]
 
 
 class Instance:
@@ -50,10 +58,11 @@ class Instance:
         """Where the OCI bundle of a runtime goes."""
         return self.directory / "bundles" / runtime
 
-    def accepted(self, execution_id: str) -> None:
+    def accepted(self, accepted: Accepted) -> None:
         """Notes an execution, so that the next server can tell it as lost when this one is killed."""
+        note = json.dumps({"request_id": accepted.request_id, "fingerprint": accepted.fingerprint.hex()})
         with contextlib.suppress(OSError):  # on a full disk the execution still runs; only the note is missing
-            os.close(os.open(self._executions / execution_id, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            (self._executions / accepted.execution_id).write_text(note)
 
     def ended(self, execution_id: str) -> None:
         """Removes the note: the execution has its terminal event."""
@@ -112,8 +121,22 @@ async def _sweep_one(directory: Path) -> Swept:
     sandboxes = 0
     with contextlib.suppress(OSError, ValueError):  # killed before it was written: then there was no sandbox either
         sandboxes = await cgroup.Tree.recorded(json.loads((directory / "cgroups.json").read_text())).sweep()
-    lost: tuple[str, ...] = ()
+    lost: tuple[Accepted, ...] = ()
     with contextlib.suppress(OSError):
-        lost = tuple(sorted(os.listdir(directory / "executions")))
+        lost = tuple(map(_read_note, sorted((directory / "executions").iterdir())))
     shutil.rmtree(directory, ignore_errors=True)
     return Swept(directory.name, sandboxes, lost)
+
+
+def _read_note(path: Path) -> Accepted:
+    """What was noted; of a note that cannot be read, at least whose it is."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_NOTE + 1)
+        if len(text) > LARGEST_NOTE:
+            raise ValueError(f"more than {LARGEST_NOTE} bytes")
+        note = json.loads(text)
+        return Accepted(path.name, str(note["request_id"]), bytes.fromhex(note["fingerprint"]))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("the note of a lost execution cannot be read", execution_id=path.name, error=str(error))
+        return Accepted(path.name)
