@@ -200,6 +200,7 @@ def run(
     worker_env: dict[str, str] | None = None,
     stdout: int | None = None,
     timeout: float = 30,
+    network: bool = False,
 ) -> Ran:
     """Runs code in a fresh worker and folder. `inputs` as text is passed on as it is."""
     folder = Path(tempfile.mkdtemp(dir=scratch()))
@@ -216,5 +217,6 @@ def run(
             "env": env or {},
             "main_file": worker.runtime.main_file,
             "timeout": timeout,
+            "network": network,
         }
     )

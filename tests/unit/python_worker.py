@@ -91,9 +91,9 @@ class Worker:
             self.frames += self._unpacker.feed(data)
         return self.frames.pop(0)
 
-    def send_job(self, code: str, inputs: str, entry: str, env: dict[str, str]) -> None:
+    def send_job(self, code: str, inputs: str, entry: str, env: dict[str, str], *, network: bool = False) -> None:
         """Hands over the job."""
-        job = {"code": code, "inputs": inputs, "entry": entry, "env": env, "main_file": "main.py"}
+        job = {"code": code, "inputs": inputs, "entry": entry, "env": env, "main_file": "main.py", "network": network}
         self.sock.sendall(framing.pack(framing.JOB, SEAL + json.dumps(job).encode()))
 
     def finish(self) -> Ran:
@@ -162,7 +162,8 @@ def running_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             target.write_text(text)
         assert worker.frame() is not None
         text = inputs if isinstance(inputs, str) else json.dumps(inputs)
-        worker.send_job(code, text, options.get("entry", "detect"), options.get("env", {}))
+        entry, env, network = options.get("entry", "detect"), options.get("env", {}), options.get("network", False)
+        worker.send_job(code, text, entry, env, network=network)
         return worker.finish()
 
     yield execute

@@ -239,6 +239,12 @@ def test_common_failures_come_with_a_hint(code: str, hint: str) -> None:
     assert run(code).error["hint"] == hint
 
 
+def test_with_a_network_no_hint_says_that_there_is_none() -> None:
+    """A name that does not exist is then just that."""
+    code = "throw Object.assign(new Error('x'), { code: 'ENOTFOUND' })"
+    assert run(code, network=True).error["hint"] == ""
+
+
 @pytest.mark.parametrize(
     ("code", "errno"),
     [

@@ -205,6 +205,12 @@ def test_hints_say_what_helps(run: Run, code: str, hint: str) -> None:
     assert bool(hint) == bool(given)
 
 
+@pytest.mark.parametrize("raised", ["socket.gaierror(-3, 'x')", "OSError(101, 'x')"])
+def test_with_a_network_no_hint_says_that_there_is_none(run: Run, raised: str) -> None:
+    """A name that does not exist, or an address that is not there, is then just that."""
+    assert run(f"import socket\nraise {raised}", network=True).failure["hint"] == ""
+
+
 # --- leaving early -----------------------------------------------------------------------------------------------
 
 

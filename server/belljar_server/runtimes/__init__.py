@@ -10,11 +10,11 @@ with the framing of `guest/framing.py`. It warms up (imports what code nodes use
 sends READY, and waits. It may live through a checkpoint there.
 
 JOB begins with a seal of 16 bytes; the rest is `{"code": text, "inputs": JSON text, "entry": "detect" | "main_args" |
-"main_named" | "script", "env": {name: value}, "main_file": "main.py", "memory_bytes": limit, "timeout": seconds}`.
-WAKE may come before it, when this worker is a copy restored from a snapshot: it then takes new randomness for
-everything that it has in common with other copies, rehearses once so that its pages are in, and says READY again with
-`nonces`: 64 hex digits out of each of the language's own random generators, those of preloaded packages too. The host
-refuses a copy without any, or with one that it has seen.
+"main_named" | "script", "env": {name: value}, "main_file": "main.py", "memory_bytes": limit, "timeout": seconds,
+"network": whether there is one}`. WAKE may come before it, when this worker is a copy restored from a snapshot: it
+then takes new randomness for everything that it has in common with other copies, rehearses once so that its pages are
+in, and says READY again with `nonces`: 64 hex digits out of each of the language's own random generators, those of
+preloaded packages too. The host refuses a copy without any, or with one that it has seen.
 
 On JOB the worker changes to /home/user, sets the environment, makes the sources in /code importable
 (the request's `files` are there; the main file is not), runs the code as the proto's `Entry` describes, and answers:

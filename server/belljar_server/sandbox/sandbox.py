@@ -257,6 +257,7 @@ class RunscSandbox:
             "main_file": self._main_file,
             "memory_bytes": limits.memory_bytes,
             "timeout": limits.timeout,
+            "network": job.network is not None,
         }
         await self._channel.send_json(framing.JOB, work)
 

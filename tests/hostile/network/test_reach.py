@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from belljar_client import Result
+from belljar_client import ErrorKind, Result
 from tests.conftest import Server
 from tests.hostile.conftest import metric
 from tests.hostile.network.inside import TRY
@@ -35,6 +35,22 @@ def test_fetch_works_in_node(hit: Hit, runtime: str) -> None:
     """Its own resolver, its own HTTP client."""
     code = "const answer = await fetch('http://api.example.com/x'); return (await answer.json()).path"
     assert hit(code, runtime, allow=["api.example.com"]).check().value == "/x"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "code"),
+    [
+        ("python", "import urllib.request\nurllib.request.urlopen('http://nowhere.invalid/')"),
+        ("javascript", "await fetch('http://nowhere.invalid/')"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_told_as_that(hit: Hit, runtime: str, code: str) -> None:
+    """Neither as denied, nor with the hint that there is no network."""
+    result = hit(code, runtime, network="full")
+    assert result.error is not None
+    assert result.error.kind is ErrorKind.EXCEPTION
+    assert result.error.hint == ""
+    assert result.denied_connections == ()
 
 
 def test_a_server_that_speaks_first_is_heard(hit: Hit) -> None:

@@ -140,7 +140,7 @@ class Execution {
 
   /** Ends with an error, unless it has ended already. */
   fail(thrown) {
-    const error = describe(thrown, this.#mainPlace);
+    const error = describe(thrown, this.#mainPlace, this.job.network);
     if (isOurs(thrown, NotSerializable) && error.hint === '' && this.#endsWithExpression) {
       error.hint = 'The value of the last expression is the result; end the script with null when it has none.';
     }
@@ -184,7 +184,7 @@ class Execution {
       emitExit(outcome.code);
     } catch (thrown) {
       if (outcome.code === 0)
-        this.#outcome = { pieces: [], report: { ok: false, error: describe(thrown, {}) }, code: 1 };
+        this.#outcome = { pieces: [], report: { ok: false, error: describe(thrown, {}, this.job.network) }, code: 1 };
     }
     this.exit(leftExitCode());
   }

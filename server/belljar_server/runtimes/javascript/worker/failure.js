@@ -126,13 +126,13 @@ const missingModule = (error) => {
   return /^Cannot find (?:module|package) '([^']+)'/.exec(readText(error, 'message'))?.[1] ?? '';
 };
 
-const hintFor = (causes) => {
+const hintFor = (causes, network) => {
   for (const cause of causes) {
     const name = missingModule(cause);
     if (/^[./]/.test(name)) return 'Other sources must be in files; paths are relative to the importing file.';
     if (name !== '') return `Declare ${name} in dependencies.`;
     const code = isObject(cause) ? readText(cause, 'code') : '';
-    if (NETWORK_CODES.has(code)) return 'The sandbox has no network.';
+    if (NETWORK_CODES.has(code) && !network) return 'The sandbox has no network.';
     if (code === 'EROFS' || code === 'EACCES') return 'Files can be written below /home/user and /tmp.';
   }
   return '';
@@ -150,7 +150,7 @@ const errnoOf = (causes) => {
 
 const NOWHERE = { traceback: '', file: '', line: 0, column: 0, hint: '', errno: '' };
 
-const describeThrown = (thrown) => {
+const describeThrown = (thrown, network) => {
   const causes = causesOf(thrown);
   const stacks = causes.map((cause) => (isObject(cause) ? readText(cause, 'stack') : '') || headlineOf(cause));
   let place = placeIn(stacks[0]);
@@ -166,7 +166,7 @@ const describeThrown = (thrown) => {
     message: headlineOf(thrown),
     traceback: isError(thrown) ? traceback : '',
     ...place,
-    hint: hintFor(causes),
+    hint: hintFor(causes, network),
     errno: errnoOf(causes),
   };
 };
@@ -174,8 +174,11 @@ const describeThrown = (thrown) => {
 /** instanceof asks the prototypes of what was thrown, which a Proxy may answer. */
 const isOurs = (thrown, kind) => attempt(() => thrown instanceof kind, false);
 
-/** The `error` of a report for whatever was thrown while user code was compiled, called or its result written. */
-const describe = (thrown, main) => {
+/**
+ * The `error` of a report for whatever was thrown while user code was compiled, called or its result written.
+ * With a `network` an address that is not reached says nothing; the host tells what it has denied.
+ */
+const describe = (thrown, main, network = false) => {
   const badSource = isObject(thrown) ? badSources.get(thrown) : undefined;
   let error;
   if (badSource || isOurs(thrown, BadSource)) {
@@ -187,7 +190,7 @@ const describe = (thrown, main) => {
   } else if (isOurs(thrown, NotSerializable)) {
     error = { ...NOWHERE, kind: 'RESULT_NOT_SERIALIZABLE', message: thrown.message, hint: thrown.hint };
   } else {
-    error = attempt(() => describeThrown(thrown), {
+    error = attempt(() => describeThrown(thrown, network), {
       ...NOWHERE,
       kind: 'EXCEPTION',
       message: 'an exception that cannot be read',

@@ -106,16 +106,19 @@ def for_syntax(line: str) -> str:
 
 
 def for_exception(
-    error: BaseException, linked: list[BaseException], inputs: dict[str, object], known: Iterable[str]
+    error: BaseException, linked: list[BaseException], inputs: dict[str, object], known: Iterable[str], *, network: bool
 ) -> str:
-    """For an exception, those it came from, the inputs by name, and the names that the code has defined."""
+    """For an exception, those it came from, the inputs by name, and the names that the code has defined.
+
+    With a `network` an address that is not reached says nothing; the host tells what it has denied.
+    """
     if is_a(error, ModuleNotFoundError):
         return _for_missing_module(stored(error, ImportError, "name"))
     if is_a(error, NameError):
         return _for_missing_name(stored(error, NameError, "name"), inputs, known)
     if is_a(error, EOFError) and stored(error, BaseException, "args") == ("EOF when reading a line",):
         return "Nobody is at the keyboard: inputs come as parameters of main, or as variables of a script."
-    if any(_is_network(one) for one in linked):
+    if not network and any(_is_network(one) for one in linked):
         return NO_NETWORK
     path = stored(error, OSError, "filename") if is_a(error, OSError) else None
     if type(path) is not str:

@@ -62,6 +62,7 @@ class Reporter:
     """The folder of the sources, with a slash at the end; left out of what the user sees."""
     inputs: dict[str, object] = field(default_factory=dict)
     known: Callable[[], Iterable[str]] = tuple
+    network: bool = False
 
     def not_compiled(self, error: BaseException) -> dict[str, object]:
         """For what compile() raised."""
@@ -98,7 +99,7 @@ class Reporter:
         place = self._place(_traceback_of.__get__(error))
         message = describe(error)
         try:
-            hint = hints.for_exception(error, linked, self.inputs, self.known())
+            hint = hints.for_exception(error, linked, self.inputs, self.known(), network=self.network)
         except Exception:  # attributes of the exception can be anything
             hint = ""
         return _error("EXCEPTION", message, self._text(error, message), place, hint, _errno_name(linked))

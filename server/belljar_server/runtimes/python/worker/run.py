@@ -30,6 +30,8 @@ class Job:
     """The folder of the sources, with a slash at the end."""
     entry: str
     inputs: dict[str, object]
+    network: bool
+    """Whether the sandbox has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def run(job: Job, afterwards: Callable[[], None]) -> Ending:
     except COMPILE_ERRORS as error:
         return Failed(reporter.not_compiled(error))
     module = _make_module(job.source, "__main__" if prepared.is_script else "main")
-    reporter = Reporter(job.source, job.code, job.inputs, lambda: list(module.__dict__))
+    reporter = Reporter(job.source, job.code, job.inputs, lambda: list(module.__dict__), job.network)
     try:
         result = _evaluate(prepared, module.__dict__, job)
         _insist(afterwards)

@@ -225,7 +225,7 @@ def accept(message: dict[str, Any]) -> Job:
     sys.argv = [CODE + message["main_file"]]
     warm.reseed()
     source = Source(CODE + message["main_file"], message["code"].removeprefix("\ufeff"))
-    return Job(source, CODE, message["entry"], jsonvalue.loads(message["inputs"]))
+    return Job(source, CODE, message["entry"], jsonvalue.loads(message["inputs"]), message.get("network", False))
 
 
 def silence() -> None:
