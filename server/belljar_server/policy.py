@@ -342,24 +342,24 @@ def _judge_dependencies(
     if most == 0:
         refuse(where, "is set, but this server installs nothing beside what ListRuntimes lists")
         return (), ""
+    if ecosystem is Ecosystem.NPM and any(file.path.startswith("node_modules/") for file in draft.files):
+        refuse("files", "has a node_modules of its own, together with dependencies")
+    if draft.lock:  # says all by itself: dependencies are not looked at
+        try:
+            return (), specs.canonical_lock(ecosystem, draft.lock)
+        except specs.Refused as error:
+            refuse("lock", str(error))
+            return (), ""
     if len(draft.dependencies) > most:
         refuse("dependencies", f"has {len(draft.dependencies)} entries; at most {most} are allowed")
         return (), ""
-    if ecosystem is Ecosystem.NPM and any(file.path.startswith("node_modules/") for file in draft.files):
-        refuse("files", "has a node_modules of its own, together with dependencies")
     found = []
     for index, text in enumerate(draft.dependencies):
         try:
             found.append(specs.canonical(ecosystem, text))
         except specs.Refused as error:
             refuse(f"dependencies[{index}]", f"{shown(text)} {error}")
-    lock = ""
-    if draft.lock:
-        try:
-            lock = specs.canonical_lock(ecosystem, draft.lock)
-        except specs.Refused as error:
-            refuse("lock", str(error))
-    return (() if lock else tuple(found)), lock
+    return tuple(found), ""
 
 
 def _judge_labels(labels: tuple[tuple[str, str], ...], refuse: Refuse) -> None:

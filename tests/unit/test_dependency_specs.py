@@ -254,8 +254,10 @@ def test_policy_names_the_dependency_that_is_wrong() -> None:
 
 
 def test_policy_bounds_their_number_and_lets_a_lock_win() -> None:
-    """A lock says all."""
+    """A lock says all; dependencies beside it are not even looked at."""
     with pytest.raises(InvalidRequest):
         judged(dependencies=("a",) * 65)
-    request = judged(dependencies=("pandas",), lock=f"abc==1 {HASH}")
-    assert (request.dependencies, request.lock) == ((), f"abc==1 \\\n    {HASH}\n")
+    for beside in (("pandas",), ("git+ssh://host/x",), ("a",) * 65):
+        request = judged(dependencies=beside, lock=f"abc==1 {HASH}")
+        assert (request.dependencies, request.lock) == ((), f"abc==1 \\\n    {HASH}\n")
+    assert judged(dependencies=("pandas",), lock="# nothing\n").dependencies == ()
