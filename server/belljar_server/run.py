@@ -212,8 +212,11 @@ class Run:
             return self.finish(verdict, None)
         if self._result.lost:
             limits = self.execution.request.limits
-            message = f"the result has {self._result.size} bytes; limits.artifact_bytes is {limits.artifact_bytes}"
-            failure = Failure(ErrorKind.OUTPUT_LIMIT, message, hint="Return less, or write files to /home/user.")
+            message = (
+                f"the result has {self._result.size} bytes, more than limits.result_bytes ({limits.result_bytes})"
+                f" and limits.artifact_bytes ({limits.artifact_bytes})"
+            )
+            failure = Failure(ErrorKind.OUTPUT_LIMIT, message, hint="Raise one of them, or return less.")
             return self.finish(Verdict(Outcome.FAILED, verdict.exit_code or 1, failure=failure), None)
         text = self._result.text
         if text is not None:

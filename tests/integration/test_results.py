@@ -217,6 +217,16 @@ def test_result_of_exactly_the_limit_is_inline(run: Run) -> None:
     assert (above.result_json, above.result_artifact is not None) == (None, True)
 
 
+def test_result_too_large_even_for_an_artifact_names_both_limits(run: Run) -> None:
+    """Nothing of it is delivered, and the caller knows what to raise."""
+    result = run("'x' * 4998", limits=Limits(result_bytes=4000, artifact_bytes=4500))
+    assert result.error is not None
+    assert result.error.kind is ErrorKind.OUTPUT_LIMIT
+    assert "5000 bytes" in result.error.message
+    assert "limits.result_bytes (4000)" in result.error.message
+    assert "limits.artifact_bytes (4500)" in result.error.message
+
+
 @ALL
 def test_prints_are_logs_and_never_the_result(run: Run, runtime: str) -> None:
     """What looks like a result on stdout is output; a code without result gives null."""
