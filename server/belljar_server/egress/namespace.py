@@ -26,6 +26,12 @@ T = TypeVar("T")
 GATEWAY = ipaddress.IPv4Interface("198.19.0.3/31")
 """What the sandbox sends to, and its name server (`/etc/resolv.conf` in images)."""
 SANDBOX = ipaddress.IPv4Interface("198.19.0.2/31")
+ROUTED = tuple(
+    ipaddress.IPv4Network(text)
+    for text in ("0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3", "240.0.0.0/5", "248.0.0.0/6", "252.0.0.0/7", "254.0.0.0/8")
+)
+"""All but multicast and 255.0.0.0/8: no kernel answers TCP to such addresses, so code would wait for nobody. Without a
+route it is told at once that they are unreachable."""
 PROXY_PORT, DNS_PORT = 15001, 53
 MTU = 65535
 """Between two ends of one cable in memory; large packets cost the sandbox less."""
@@ -138,7 +144,7 @@ def _make() -> Pair:
                 netlink.address(peer, SANDBOX),
                 netlink.link_up(peer),
                 netlink.link_up(LOOPBACK),
-                netlink.default_route(GATEWAY.ip),
+                *(netlink.route(network, GATEWAY.ip) for network in ROUTED),
             )
     except BaseException:
         for each in sockets:

@@ -119,10 +119,12 @@ def address(index: int, interface: ipaddress.IPv4Interface) -> Request:
     return NEW_ADDRESS, CREATE | EXCLUSIVE, body + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
 
 
-def default_route(gateway: ipaddress.IPv4Address) -> Request:
-    """Everything goes to a neighbour."""
-    body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, SCOPE_UNIVERSE, UNICAST, 0)
-    return NEW_ROUTE, CREATE | EXCLUSIVE, body + attribute(RTA_GATEWAY, gateway.packed)
+def route(network: ipaddress.IPv4Network, gateway: ipaddress.IPv4Address) -> Request:
+    """What is for a network goes to a neighbour."""
+    length = network.prefixlen
+    body = _ROUTE.pack(socket.AF_INET, length, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, SCOPE_UNIVERSE, UNICAST, 0)
+    body += attribute(RTA_DST, network.network_address.packed) + attribute(RTA_GATEWAY, gateway.packed)
+    return NEW_ROUTE, CREATE | EXCLUSIVE, body
 
 
 def everything_is_local(loopback: int) -> Request:

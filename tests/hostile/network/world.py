@@ -91,7 +91,7 @@ def _make() -> World:
             netlink.address(link, HOST),
             netlink.link_up(link),
             netlink.link_up(namespace.LOOPBACK),
-            netlink.default_route(ROUTER.ip),
+            netlink.route(ipaddress.IPv4Network("0.0.0.0/0"), ROUTER.ip),
         )
     return World(host, outside)
 
