@@ -52,7 +52,9 @@ class Metrics:
             "belljar_network_connections", "Connections that user code made.", registry=self.registry
         )
         self.network_denied = Counter(
-            "belljar_network_denied", "Connections and names that user code was denied.", registry=self.registry
+            "belljar_network_denied",
+            "Connections, names and packets that user code was denied.",
+            registry=self.registry,
         )
 
         self.pool_requests = Counter(

@@ -166,6 +166,16 @@ class Traffic:
     bytes_out: int = 0
     dns_queries: int = 0
     denied: tuple[DeniedConnection, ...] = ()
+    refused_packets: int = 0
+    """UDP and ICMP. They are not in `denied`: what an exception says cannot be traced to them."""
+
+    @property
+    def told(self) -> tuple[DeniedConnection, ...]:
+        """What the client hears of: each denial, and once that packets were refused."""
+        if not self.refused_packets:
+            return self.denied
+        reason = "UDP (but for DNS) and ICMP are refused; use TCP"
+        return (*self.denied, DeniedConnection("", 0, reason, "", self.refused_packets))
 
 
 @dataclass(frozen=True, slots=True)

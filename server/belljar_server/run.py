@@ -259,7 +259,7 @@ class Run:
             warnings=(*self.warnings, *verdict.warnings, *self._collector.warnings),
             stdout_dropped_bytes=self.execution.dropped[Stream.STDOUT],
             stderr_dropped_bytes=self.execution.dropped[Stream.STDERR],
-            denied_connections=self._ending.traffic.denied if self._ending else (),
+            denied_connections=self._ending.traffic.told if self._ending else (),
             lockfile=self.lockfile,
         )
 

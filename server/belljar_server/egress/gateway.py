@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from belljar_server.egress import namespace
 from belljar_server.egress.budget import Budget
@@ -51,6 +51,7 @@ class Gateway:
         self._responder: Responder | None = None
         self._proxy: Proxy | None = None
         self._budget: Budget | None = None
+        self._refused = 0
         self._closed = False
 
     def __repr__(self) -> str:
@@ -75,11 +76,13 @@ class Gateway:
 
     def shut(self) -> Traffic:
         """Lets nothing through any more, and tells what did. Safe to call twice, and before `open`."""
+        if self._proxy:
+            self._refused = self._pair.count_refused()
         for part in (self._proxy, self._responder, self._names):
             if part:
                 part.close()
         self._proxy = self._responder = self._names = None
-        return self._budget.traffic() if self._budget else Traffic()
+        return replace(self._budget.traffic(), refused_packets=self._refused) if self._budget else Traffic()
 
     def close(self) -> None:
         """Lets go of the namespaces. Safe to call twice."""

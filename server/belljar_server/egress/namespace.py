@@ -76,6 +76,14 @@ class Pair:
     proxy: socket.socket
     """Accepts every TCP connection; its own address is the one that the sandbox meant."""
     dns: socket.socket
+    counters: int
+    """The gateway's `/proc/net/snmp`, as an open file."""
+
+    def count_refused(self) -> int:
+        """How many packets were refused: nothing but `RULES` makes this namespace say that a port is unreachable."""
+        lines = [line.split() for line in os.pread(self.counters, 65536, 0).decode().splitlines()]
+        names, values = (line for line in lines if line and line[0] == "Icmp:")
+        return int(dict(zip(names, values, strict=False)).get("OutDestUnreachs", 0))
 
     def close(self) -> None:
         """Lets go of both; the kernel removes them once the sandbox is gone too."""
@@ -83,6 +91,7 @@ class Pair:
         self.dns.close()
         os.close(self.sandbox)
         os.close(self.gateway)
+        os.close(self.counters)
 
 
 def make() -> Pair:
@@ -137,6 +146,8 @@ def _make() -> Pair:
                 Path("/proc/sys/net/ipv4/icmp_ratelimit").write_text("0")
             sockets.append(_listen(socket.SOCK_STREAM, PROXY_PORT))
             sockets.append(_listen(socket.SOCK_DGRAM, DNS_PORT))
+            counters = os.open("/proc/thread-self/net/snmp", os.O_RDONLY | os.O_CLOEXEC)
+            opened.append(counters)
             _enter(sandbox)
             peer = socket.if_nametoindex("eth0")
             _without_ipv6(in_sandbox, peer)
@@ -152,7 +163,8 @@ def _make() -> Pair:
         for fd in opened:
             os.close(fd)
         raise
-    return Pair(sandbox, gateway, *sockets)
+    proxy, dns = sockets
+    return Pair(sandbox, gateway, proxy, dns, counters)
 
 
 def _listen(kind: int, port: int) -> socket.socket:

@@ -278,7 +278,12 @@ def raw(kind):
 ]
 """
     )
-    datagrams, (ping, _), raws, (six, seconds), many = hit(code, network="full").check().value
+    result = hit(code, network="full").check()
+    datagrams, (ping, _), raws, (six, seconds), many = result.value
+    (told,) = [each for each in result.denied_connections if each.host == ""]
+    assert (told.port, told.rule) == (0, "")
+    assert "UDP" in told.reason
+    assert told.count >= len(datagrams)
     for answer, took in datagrams:
         assert answer == "ECONNREFUSED"
         assert took < AT_ONCE
