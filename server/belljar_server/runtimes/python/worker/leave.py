@@ -30,7 +30,7 @@ modules = sys.modules
 writers = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 
-def wait_for_threads() -> bool:
+def wait_for_threads(seconds: float) -> bool:
     """Waits for all that are no daemons, those of executors too. Tells whether they have ended."""
     threading = modules.get("threading")
     if threading is None:
@@ -48,7 +48,7 @@ def wait_for_threads() -> bool:
             ended.release()
 
     start_new_thread(shut_down, ())
-    return ended.acquire(timeout=THREADS_SECONDS)
+    return ended.acquire(timeout=max(0.0, min(seconds, THREADS_SECONDS)))
 
 
 def close_all(folders: tuple[str, ...]) -> None:

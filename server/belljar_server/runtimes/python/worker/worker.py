@@ -12,6 +12,7 @@ import builtins
 import contextlib
 import fcntl
 import gc
+import math
 import os
 import signal
 import site
@@ -53,6 +54,8 @@ DEPENDENCIES = "/deps"
 FONTS = "/matplotlib/mpl-data/"
 PACKAGES = [path for path in (DEPENDENCIES, *site.getsitepackages()) if os.path.isdir(path) and os.listdir(path)]
 """Where packages are, those that the request asks for first."""
+RESERVE_SECONDS = 0.2
+"""So long before the time limit the report is out, whatever still runs."""
 MONITORING_TOOLS = 6
 MAX_REPORT = 256 * 1024
 
@@ -61,6 +64,7 @@ read = os.read
 write = os.write
 pack_header = framing.HEADER.pack
 getpid = os.getpid
+monotonic = time.monotonic
 settrace = sys.settrace
 setprofile = sys.setprofile
 set_switch_interval = sys.setswitchinterval
@@ -144,9 +148,11 @@ def main() -> NoReturn:
         raise framing.BrokenFrame(f"expected a job, not {kind!r}")
     worker_pid = getpid()
     channel.seal = payload[: framing.SEAL_BYTES]
-    ending = run(accept(jsonvalue.loads(payload[framing.SEAL_BYTES :].decode())), silence)
-    del payload
-    finish(ending, channel if getpid() == worker_pid else None, streams)
+    message = jsonvalue.loads(payload[framing.SEAL_BYTES :].decode())
+    end = monotonic() + message.get("timeout", math.inf) - RESERVE_SECONDS
+    ending = run(accept(message), silence)
+    del payload, message
+    finish(ending, channel if getpid() == worker_pid else None, streams, end)
 
 
 def prepare(streams: Streams, *, warm_up: bool) -> None:
@@ -179,7 +185,7 @@ def rehearse(streams: Streams, messages: list[str]) -> bool:
         ending = run(accept(jsonvalue.loads(message)), silence)
         failed = failed or isinstance(ending, Failed)
         report_of(ending, ())
-        leave.wait_for_threads()
+        leave.wait_for_threads(0)
         leave.close_all((CODE,))
         sys.path[:], sys.argv = path, argv
     streams.flush()
@@ -244,11 +250,14 @@ def silence() -> None:
     set_timer(real_timer, 0)
 
 
-def finish(ending: Ending, channel: Channel | None, streams: Streams) -> NoReturn:
-    """Reports and ends the process. Without a channel it is a child that user code has forked: it only ends."""
+def finish(ending: Ending, channel: Channel | None, streams: Streams, end: float) -> NoReturn:
+    """Reports and ends the process. Without a channel it is a child that user code has forked: it only ends.
+
+    `end`: when, by the monotonic clock, nothing is waited for any longer.
+    """
     status = 1
     try:
-        status = _finish(ending, channel, streams)
+        status = _finish(ending, channel, streams, end)
     except OSError:
         if channel:
             channel.tell_lost()
@@ -256,12 +265,12 @@ def finish(ending: Ending, channel: Channel | None, streams: Streams) -> NoRetur
         exit_now(status)
 
 
-def _finish(ending: Ending, channel: Channel | None, streams: Streams) -> int:
+def _finish(ending: Ending, channel: Channel | None, streams: Streams, end: float) -> int:
     last_words = ending.last_words if isinstance(ending, Left) else ""
     if isinstance(ending, Failed) and channel is None:
         last_words = str(ending.error["traceback"] or ending.error["message"])
     streams.flush(last_words)
-    left = () if leave.attempt(leave.wait_for_threads) else ("thread",)
+    left = () if leave.attempt(lambda: leave.wait_for_threads(end - monotonic())) else ("thread",)
     streams.flush()
     status = {Gave: 0, Failed: 1}.get(type(ending), getattr(ending, "status", 0))
     if channel is None or (isinstance(ending, Left) and status != 0):
@@ -275,8 +284,8 @@ def _finish(ending: Ending, channel: Channel | None, streams: Streams) -> int:
             last = [(framing.RESULT, piece)]
     channel.send(*last, (framing.REPORT, channel.seal + report_of(ending, left)))
     depart(streams)
-    channel.send((framing.LEFT, channel.seal))
-    channel.wait_for_end()
+    leave.attempt(lambda: channel.send((framing.LEFT, channel.seal)))
+    leave.attempt(channel.wait_for_end)
     return status
 
 
