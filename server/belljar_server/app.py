@@ -30,10 +30,12 @@ from belljar_server.dependencies.provider import Dependencies
 from belljar_server.dependencies.registry import Registries
 from belljar_server.dependencies.shared import SharedLayers
 from belljar_server.egress import build as egress
+from belljar_server.environments import to_load
 from belljar_server.errors import HostNotReady
 from belljar_server.executor import Executor
 from belljar_server.log import configure as configure_log
 from belljar_server.metrics import Metrics
+from belljar_server.models import ExecutionRequest
 from belljar_server.policy import NetworkSettings
 from belljar_server.readiness import Readiness
 from belljar_server.runtimes.installer import INSTALLER
@@ -113,9 +115,11 @@ async def serve(settings: Settings) -> None:  # noqa: PLR0915  the composition r
         # Requested packages: a sandbox that installs, what it can ask, what is kept, and sandboxes with that in them.
         requested = RequestedEnvironments(sandboxes, begin)
         stack.callback(requested.close)
-        dependencies = await stack.enter_async_context(
-            open_dependencies(settings, runsc, here, launcher, requested.admit)
-        )
+
+        async def admit(request: ExecutionRequest, environment: Environment) -> Environment:
+            return await requested.admit(environment, to_load(request, environment))
+
+        dependencies = await stack.enter_async_context(open_dependencies(settings, runsc, here, launcher, admit))
 
         # HTTP needs the store for downloads, the local store needs the port for its URLs.
         health_service = health.aio.HealthServicer()
@@ -234,7 +238,7 @@ async def open_dependencies(
     runsc: Runsc,
     here: instance.Instance,
     launcher: Launcher,
-    admit: Callable[[Environment], Awaitable[None]],
+    admit: Callable[[ExecutionRequest, Environment], Awaitable[Environment]],
 ) -> AsyncIterator[Dependencies]:
     """What finds and makes layers of requested packages. Raises HostNotReady."""
     image = images.find(settings.built, INSTALLER)

@@ -69,8 +69,9 @@ def read_sets(file: Path) -> list[ExecutionRequest]:
 async def warm(settings: Settings, wanted: list[ExecutionRequest], say: Say) -> bool:
     """Installs the sets that are not kept yet; tells whether all could be. Raises HostNotReady."""
 
-    async def admit(_: Environment) -> None:
+    async def admit(_: ExecutionRequest, environment: Environment) -> Environment:
         """Nothing is run here."""
+        return environment
 
     complete = True
     async with contextlib.AsyncExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from belljar_server.models import ExecutionRequest
-from belljar_server.sandbox.spec import Environment
+from belljar_server.sandbox.spec import LOADED_BYTES, Environment
 
 MOST_FILES = 20
 MOST_BYTES = 64 * 1024
@@ -29,3 +29,15 @@ def choose(request: ExecutionRequest, plain: Environment, preloaded: Environment
     if any(loaded & preloaded.runtime.imports(text) for text in texts):
         return preloaded
     return plain
+
+
+def to_load(request: ExecutionRequest, environment: Environment) -> tuple[str, ...]:
+    """The imports that a snapshot for this request's code can have done: none when that could make a difference to it.
+
+    A module may read the environment while it is imported, and what is loaded would win over a source of the
+    request's.
+    """
+    statements = environment.runtime.import_statements
+    if statements is None or request.env or request.files or request.limits.memory_bytes < LOADED_BYTES:
+        return ()
+    return statements(request.code)

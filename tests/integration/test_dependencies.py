@@ -137,6 +137,91 @@ def test_third_run_finds_a_sandbox_that_waits(client: Client, shop: Server) -> N
     assert (warm, ended.value) == (True, "2.0")
 
 
+IS_LOADED = "import sys\nbefore = {name!r} in sys.modules\nimport {name}\nreturn before, {name}.n"
+
+
+def finds_it_loaded(client: Client, code: str, *wanted: str) -> bool:
+    """Asks for a set, with a pause: every run wants the CPU that snapshots are made with."""
+    time.sleep(1)
+    return client.execute(code, dependencies=list(wanted)).check().value[0] is True
+
+
+def test_a_set_that_is_asked_for_again_finds_its_modules_loaded(client: Client, folder: Path) -> None:
+    """Not by the first two; and not where it could make a difference."""
+    indexes.wheel(folder, "quick", {"quick/__init__.py": "import os\nn = os.environ.get('N')\n", "quick/part.py": ""})
+    code = IS_LOADED.format(name="quick")
+    for _ in range(2):
+        assert client.execute(code, dependencies=["quick"]).check().value == [False, None]
+    wait_until(lambda: finds_it_loaded(client, code, "quick"), "it is loaded", 100)
+    assert client.execute(code, dependencies=["quick"], env={"N": "1"}).check().value == [False, "1"]
+    assert client.execute(code, dependencies=["quick"], allow=["allowed.example"]).check().value == [True, None]
+    assert client.execute(f"{code}, 'quick.part' in sys.modules", dependencies=["quick"]).check().value[2] is False
+
+
+def test_copies_with_modules_loaded_have_nothing_random_in_common(client: Client, folder: Path) -> None:
+    """Of numpy neither; there are but two hash seeds."""
+    indexes.wheel(folder, "stats", {"stats.py": "import numpy.random\n"})
+    wait_until(lambda: finds_it_loaded(client, DRAWN, "stats"), "it is loaded", 100)
+    with ThreadPoolExecutor(4) as threads:
+        runs = [threads.submit(client.execute, DRAWN, dependencies=["stats"]) for _ in range(4)]
+        drawn = [run.result().check().value for run in runs]
+    assert all(loaded for loaded, *_ in drawn)
+    assert len({number for _, *numbers in drawn for number in numbers}) == 4 * 5
+
+
+DRAWN = """
+import random, sys, tempfile, uuid
+loaded = "stats" in sys.modules
+import numpy, stats
+return loaded, random.random(), uuid.uuid4().hex, tempfile.mktemp(), uuid.getnode(), float(numpy.random.rand())
+"""
+
+
+AHEAD = """
+try:
+    open("/home/user/here", "w").close()
+    ahead = False
+except OSError:  # there is no disk before there is a job
+    ahead = True
+"""
+TRICKS = {
+    "lucky": ("import uuid\nuuid.uuid4()", "draws random numbers"),
+    "drawing": ("import random\nrandom.random()", "more than to define modules"),
+    "generator": ("import numpy\nnumpy.random.default_rng()", "draws random numbers"),
+    "native": ("import ctypes\nctypes.CDLL(None).getrandom(bytes(8), 8, 0)", "draws random numbers"),
+    "loud": ("print('hello')", "more than to define modules"),
+    "threaded": (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()",
+        "modules",
+    ),
+    "forking": (
+        "import os, time\nif os.fork() == 0:\n    time.sleep(99)\n    os._exit(0)",
+        "more than to define modules",
+    ),
+    "littering": ("open('/dev/shm/litter', 'w').close()", "more than to define modules"),
+    "leaving": (AHEAD + "import os\nif ahead: os._exit(0)", "ended before it was ready"),
+    "hanging": (AHEAD + "import time\nwhile ahead: time.sleep(1)", "it hangs"),
+    "hungry": (AHEAD + "if ahead: x = b'x' * (400 << 20)", "did not start"),
+    "failing": (AHEAD + "if ahead: raise SystemExit", "cannot be imported"),
+}
+"""Modules that do more when they are imported than to be there, and what is said of them."""
+
+
+def test_what_does_more_at_import_than_to_be_there_is_not_loaded_ahead(
+    client: Client, shop: Server, folder: Path
+) -> None:
+    """It would be the same in all copies, or missing; each run imports it, which works as ever."""
+    indexes.wheel(folder, "tricks", {f"{name}.py": f"{source}\nn = 1\n" for name, (source, _) in TRICKS.items()})
+    codes = {name: IS_LOADED.format(name=name) for name in TRICKS}
+    for code in codes.values():
+        for _ in range(2):
+            assert client.execute(code, dependencies=["tricks"]).check().value == [False, 1]
+    said = [rf'"imports": \["import {name}"\][^\n]*{why}[^\n]*not preloaded' for name, (_, why) in TRICKS.items()]
+    wait_until(lambda: all(re.search(each, shop.log_text()) for each in said), "all are told", 100)
+    for code in codes.values():
+        assert client.execute(code, dependencies=["tricks"]).check().value == [False, 1]
+
+
 def test_a_lock_gives_the_very_same_packages(client: Client, folder: Path) -> None:
     """Also when there is a newer version by now."""
     indexes.wheel(folder, "tool", {"tool.py": "version = 1\n"}, version="1.0")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from belljar_server.config import LimitSet
-from belljar_server.environments import choose
+from belljar_server.environments import choose, to_load
 from belljar_server.models import ExecutionRequest, SourceFile
 from belljar_server.runtimes import load
-from belljar_server.runtimes.python.imports import imported_modules
+from belljar_server.runtimes.python.imports import import_statements, imported_modules
 from belljar_server.sandbox.spec import Environment
 
 PLAIN = Environment(
@@ -45,6 +45,47 @@ def test_import_lines_are_found_anywhere_in_the_code(code: str, names: set[str])
 def test_scan_is_linear(piece: str) -> None:
     """Four megabytes of what looks like imports take no time."""
     imported_modules(piece * (4_000_000 // len(piece)))
+    import_statements(piece * (4_000_000 // len(piece)))
+
+
+@pytest.mark.parametrize(
+    ("code", "statements"),
+    [
+        ("import polars as pl, json", ("import polars",)),
+        ("import a.b.c\nimport a.b.c", ("import a.b.c",)),
+        (
+            "from google.cloud import storage, Client as C",
+            ("import google.cloud", "from google.cloud import storage"),
+        ),
+        ("from a import (b as c,\n    d)", ("import a", "from a import b")),
+        ("from a import *", ("import a",)),
+        ("from .a import b\nfrom . import c\nfrom __future__ import annotations", ()),
+        ("import a.1b\nimport class\nimport a..b\nimport \u00e4", ()),
+        ("import json\nfrom os import path", ()),
+    ],
+)
+def test_statements_import_no_more_than_the_code_does(code: str, statements: tuple[str, ...]) -> None:
+    """Each on its own, and none of the standard library."""
+    assert import_statements(code) == statements
+
+
+def test_statements_are_bounded() -> None:
+    """However many the code has."""
+    assert len(import_statements("\n".join(f"import m{n}" for n in range(1000)))) == 40
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        replace(REQUEST, env=(("POLARS_VERBOSE", "1"),)),
+        replace(REQUEST, files=(SourceFile("mine.py", b""),)),
+        replace(REQUEST, limits=replace(REQUEST.limits, memory_bytes=128 << 20)),
+    ],
+)
+def test_nothing_is_loaded_where_it_could_make_a_difference(request_: ExecutionRequest) -> None:
+    """The environment is read at import, sources come before packages, memory is what was asked for."""
+    assert to_load(REQUEST, PLAIN) == ("import pandas",)
+    assert to_load(request_, PLAIN) == ()
 
 
 def test_code_that_imports_a_loaded_package_gets_it_loaded() -> None:

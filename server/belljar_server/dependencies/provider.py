@@ -72,10 +72,12 @@ class Dependencies:
         kit: Kit,
         cache: LayerCache,
         registries: Registries,
-        admit: Callable[[Environment], Awaitable[None]],
+        admit: Callable[[ExecutionRequest, Environment], Awaitable[Environment]],
         shared: SharedLayers | None = None,
     ) -> None:
-        """`admit` makes an environment known to where sandboxes come from; `shared` is what replicas have in common."""
+        """`admit` makes an environment known to where sandboxes come from, and gives that or one that suits better;
+        `shared` is what replicas have in common.
+        """
         self._shared = shared
         self._kit = kit
         self._admit = admit
@@ -113,8 +115,7 @@ class Dependencies:
             kept = await self._hold(wanted, environment, on_output, held)
             layers = (*environment.layers, Layer(kept.path, f"sha256:{kept.digest}", TARGET))
             found = replace(environment, layers=layers, dependencies=kept.digest[:16])
-            await self._admit(found)
-            yield Provided(found, kept.lock)
+            yield Provided(await self._admit(request, found), kept.lock)
 
     async def _hold(
         self,

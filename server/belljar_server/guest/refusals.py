@@ -91,9 +91,14 @@ def program(machine: str) -> list[Instruction]:
 
 def install() -> None:
     """Puts the filter on this process, for good and for all that it starts. Raises OSError."""
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program(os.uname().machine))
-    instructions = ctypes.create_string_buffer(code, len(code))
-    filter_ = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(instructions))
+    load(program(os.uname().machine))
+
+
+def load(instructions: list[Instruction]) -> None:
+    """Puts a filter on this process, beside those that it has. Raises OSError."""
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
+    program_ = ctypes.create_string_buffer(code, len(code))
+    filter_ = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(program_))
     libc = ctypes.CDLL(None, use_errno=True)
     for option, value in ((PR_SET_NO_NEW_PRIVS, 1), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER)):
         argument = filter_ if option == PR_SET_SECCOMP else 0

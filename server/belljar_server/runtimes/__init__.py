@@ -156,6 +156,8 @@ class Runtime:
     """The snapshots with packages loaded, beside the plain ones."""
     imports: Callable[[str], frozenset[str]] | None = None
     """Names of the top-level modules that code seems to import, found in bounded time; a guess, for `preload` only."""
+    import_statements: Callable[[str], tuple[str, ...]] | None = None
+    """The same as statements, each on a line: what a worker can run before the snapshot of a set of packages."""
 
 
 def load() -> dict[str, Runtime]:

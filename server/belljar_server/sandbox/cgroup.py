@@ -148,8 +148,10 @@ class Group:
             write_if_there(directory / "memory.swap.max", "0")
             write_if_there(directory / "memory.oom.group", "1")
         else:
+            with_swap = directory / "memory.memsw.limit_in_bytes"  # the kernel wants it never below the other one
+            write_if_there(with_swap, value)
             write(directory / "memory.limit_in_bytes", value)
-            write_if_there(directory / "memory.memsw.limit_in_bytes", value)
+            write_if_there(with_swap, value)
 
     def limit_cpu(self, cores: float | None) -> None:
         """CPU cores; None lifts the limit. Raises OSError."""

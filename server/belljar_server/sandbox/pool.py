@@ -186,10 +186,20 @@ class PoolSource:
             self._spawn(work, pool.tasks)
 
     def add(self, name: str, starts: Starts) -> None:
-        """One more environment, for which nothing waits until somebody has asked."""
+        """One more environment, for which nothing waits until somebody has asked.
+
+        Who has asked for one with imports done waits elsewhere until it has a snapshot, and then wants one at once.
+        """
         bounds = Bounds(0, self._settings.max, self._settings.max_age, AT_ONCE)
-        self.pools[name] = EnvironmentPool(name, starts, bounds)
-        self._tend(self.pools[name])
+        pool = self.pools[name] = EnvironmentPool(name, starts, bounds)
+        if starts.warm.environment.imports and not starts.linked:
+            pool.state.demand.arrive(time.monotonic())
+        self._tend(pool)
+
+    def has_snapshots(self, name: str) -> bool:
+        """Whether sandboxes of an environment can be restored, and the last one could."""
+        pool = self.pools[name]
+        return bool(pool.snapshots) and not pool.state.failures
 
     def is_used(self, name: str) -> bool:
         """Whether anything of an environment runs now."""
@@ -319,6 +329,7 @@ class PoolSource:
 
     async def _keep_snapshots(self, pool: EnvironmentPool) -> None:
         """Has all snapshots of the environment, until cancelled: first what is on disk, then what must be built."""
+        imports = pool.starts.warm.environment.imports
         failures = 0
         while True:
             pool.lacks_snapshot.clear()
@@ -338,11 +349,16 @@ class PoolSource:
                         self._found(pool, number, await self._snapshots.build(pool.starts.warm, number, doubted))
                         failures = 0
             except SandboxFailed as error:
+                if imports:
+                    log.warning("packages are not preloaded", runtime=pool.name, imports=imports, error=str(error))
+                    return
                 log.error("snapshot cannot be built", runtime=pool.name, error=str(error))  # noqa: TRY400  expected
                 self._metrics.restore_failures.labels(pool.label).inc()
                 failures += 1
                 await asyncio.sleep(pause_after(failures))
                 continue
+            if imports:  # packages are none of ours: tried once
+                return
             await pool.lacks_snapshot.wait()
 
     @staticmethod
@@ -350,6 +366,8 @@ class PoolSource:
         if snapshot is None:
             return
         pool.snapshots[number] = snapshot
+        if pool.starts.warm.environment.imports:
+            pool.waiting_bytes = WAITING_BYTES + sum(size for _, size, *_ in snapshot.stamp)
         pool.doubted.pop(number, None)
         pool.failures[number] = 0
         pool.state.failures = 0

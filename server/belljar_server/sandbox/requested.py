@@ -1,15 +1,20 @@
 """Environments with requested packages: known while they are used and for some time after, so that they can be warm.
 
-Each one that is known holds its layers, so that none is removed that a snapshot or a waiting sandbox needs.
+Each one that is known holds its layers, so that none is removed that a snapshot or a waiting sandbox needs. A set that
+is asked for the second time by the same imports gets an environment of its own that has them done; as long as that has
+no snapshot, and for good when it cannot have one, the one without serves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 from belljar_server.errors import SandboxFailed
 from belljar_server.sandbox.cold import ColdSource
@@ -18,10 +23,12 @@ from belljar_server.sandbox.spec import Environment
 
 MOST = 16
 """Sets that stay known although nothing of them runs."""
+MOST_SEEN = 256
+"""Sets with imports that are remembered as asked for once."""
 
 
 class RequestedEnvironments:
-    """State: what keeps each environment's layers, by name, the least recently used first."""
+    """State: what keeps each environment's layers, by name, and which names were asked for once; oldest use first."""
 
     def __init__(
         self, source: PoolSource | ColdSource, make_starts: Callable[[Environment], dict[str, Starts]]
@@ -29,9 +36,33 @@ class RequestedEnvironments:
         self._source = source
         self._make_starts = make_starts
         self._known: OrderedDict[str, tuple[contextlib.ExitStack, dict[str, Starts]]] = OrderedDict()
+        self._seen: OrderedDict[str, None] = OrderedDict()
 
-    async def admit(self, environment: Environment) -> None:
-        """Makes an environment known. Raises SandboxFailed."""
+    async def admit(self, environment: Environment, imports: tuple[str, ...]) -> Environment:
+        """Makes an environment known; gives the one that has the imports done if there is. Raises SandboxFailed."""
+        await self._know(environment)
+        if not imports or not isinstance(self._source, PoolSource):
+            return environment
+        text = json.dumps([environment.dependencies, imports])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        loaded = replace(environment, dependencies=digest, imports=imports)
+        if self._is_new(loaded.name):
+            return environment
+        await self._know(loaded)
+        starts = self._known[loaded.name][1]
+        return loaded if all(self._source.has_snapshots(key) for key in starts) else environment
+
+    def _is_new(self, name: str) -> bool:
+        if name in self._known:
+            return False
+        is_new = name not in self._seen
+        self._seen[name] = None
+        self._seen.move_to_end(name)
+        if len(self._seen) > MOST_SEEN:
+            self._seen.popitem(last=False)
+        return is_new
+
+    async def _know(self, environment: Environment) -> None:
         if environment.name in self._known:
             self._known.move_to_end(environment.name)
             return

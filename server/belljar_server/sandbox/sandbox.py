@@ -26,6 +26,7 @@ from belljar_server.sandbox.cgroup import Group, Tree
 from belljar_server.sandbox.channel import Channel, ChannelClosed, parse
 from belljar_server.sandbox.output import OutputPump
 from belljar_server.sandbox.runsc import Launcher, Process, Runsc, describe
+from belljar_server.sandbox.spec import LOADED_BYTES
 from belljar_server.sandbox.start import Start, check_namespace
 
 KILL_GRACE = 0.25
@@ -42,6 +43,9 @@ HOST_TASKS_PER_GUEST_TASK = 4
 HOST_TASKS_OF_SENTRY = 256
 """The backstop on host tasks; the limit that users see is enforced inside the sandbox and told as such."""
 LARGEST_REPORT = 256 * 1024
+LAST_WORDS = 300
+LOADED_PROCESSES, LOADED_CPUS = 128, 1.0
+"""What a sandbox with requested packages loaded may use beside `LOADED_BYTES` until it has its job."""
 START_MESSAGE_BYTES = 4096
 """So much of what a sandbox that does not start writes to stderr is kept for the log."""
 
@@ -100,6 +104,8 @@ class RunscSandbox:
             raise SandboxFailed(f"no channel to a sandbox: {error.strerror}") from error
         try:
             group.weigh(background=background)
+            if start.environment.imports:  # code of packages runs before any job does
+                sandbox._limit(LOADED_BYTES, LOADED_PROCESSES, LOADED_CPUS)
             async with asyncio.timeout(start.timeout):
                 await sandbox._begin(start, launcher)
         except TimeoutError:
@@ -129,7 +135,10 @@ class RunscSandbox:
         except ChannelClosed as error:
             raise SandboxFailed(await self._why_not_started(error)) from error
         if kind != framing.READY:
-            raise SandboxFailed(f"the agent failed: {payload[:START_MESSAGE_BYTES]!r}")
+            for pump in self._pumps:
+                pump.drain()
+            said = self._early.decode(errors="replace").strip().rpartition("\n")[2]
+            raise SandboxFailed(f"the agent failed: {payload[:START_MESSAGE_BYTES]!r}; it said {said[:LAST_WORDS]!a}")
         if namespace is not None:
             check_namespace([self._process.pid, *self._group.pids()], namespace)
         nonces = parse(payload).get("nonces")
@@ -229,12 +238,7 @@ class RunscSandbox:
 
     async def _send(self, job: Job) -> None:
         limits = job.limits
-        try:
-            self._group.limit_memory(limits.memory_bytes)
-            self._group.limit_tasks(limits.processes * HOST_TASKS_PER_GUEST_TASK + HOST_TASKS_OF_SENTRY)
-            self._group.limit_cpu(limits.cpus)
-        except OSError as error:
-            raise SandboxFailed(f"a limit could not be set: {error}") from error
+        self._limit(limits.memory_bytes, limits.processes, limits.cpus)
         if self._link and job.network:
             self._link.open(job.network, job.execution_id)
         prepare = {
@@ -260,6 +264,14 @@ class RunscSandbox:
             "network": job.network is not None,
         }
         await self._channel.send_json(framing.JOB, work)
+
+    def _limit(self, memory_bytes: int, processes: int, cpus: float) -> None:
+        try:
+            self._group.limit_memory(memory_bytes)
+            self._group.limit_tasks(processes * HOST_TASKS_PER_GUEST_TASK + HOST_TASKS_OF_SENTRY)
+            self._group.limit_cpu(cpus)
+        except OSError as error:
+            raise SandboxFailed(f"a limit could not be set: {error}") from error
 
     async def _send_content(self, file: JobFile) -> None:
         left = file.size

@@ -90,13 +90,17 @@ def cpu_features() -> str:
 
 
 class Snapshots:
-    """The snapshots of this host. Mutable state: the disk, and locks on those in use, by directory."""
+    """The snapshots of this host.
+
+    Mutable state: the disk, locks on those in use by directory, and names of environments whose imports failed.
+    """
 
     def __init__(self, directory: Path, launcher: Launcher, tree: Tree) -> None:
         self._directory = directory
         self._launcher = launcher
         self._tree = tree
         self._held: dict[Path, int] = {}
+        self._refused: set[str] = set()
 
     def close(self) -> None:
         """Lets others remove what this server held."""
@@ -144,7 +148,15 @@ class Snapshots:
         try:
             async with self._alone():
                 found = await asyncio.to_thread(self.find, start, number)
-                return found if found and found != doubted else await self._build(start, number)
+                if found and found != doubted:
+                    return found
+                if name in self._refused:
+                    raise SandboxFailed("it was tried before")
+                return await self._build(start, number)
+        except SandboxFailed:
+            if start.environment.imports:
+                self._refused.add(name)
+            raise
         except OSError as error:
             raise SandboxFailed(f"the snapshot of {name} cannot be written: {error}") from error
 
@@ -208,6 +220,7 @@ class Snapshots:
 
     def forget(self, name: str = "*-" + "[0-9a-f]" * 16) -> None:
         """Removes the snapshots of an environment, or of all with requested packages, that no other server uses."""
+        self._refused.discard(name)
         for place in self._directory.glob(f"{name}-{'[0-9a-f]' * 24}-*"):
             self._remove(place)
 

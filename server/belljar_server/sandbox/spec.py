@@ -22,6 +22,8 @@ AGENT_CAPABILITIES = (
     "CAP_DAC_READ_SEARCH",  # read artifacts whatever their mode
 )
 SNAPSHOTS_WITH_DEPENDENCIES = 2
+LOADED_BYTES = 256 << 20
+"""Memory of a sandbox in which requested packages are loaded, until it knows what it will run."""
 HARD_LIMIT = 1 << 20
 """Open files and processes that the agent may allow; what a request may have is the server's ceiling."""
 
@@ -55,7 +57,9 @@ class Environment:
     preload: Preload | None = None
     """What is loaded before the snapshot, beside what always is."""
     dependencies: str = ""
-    """What tells its layer of requested packages from others; empty when it has none."""
+    """What tells its layer of requested packages from others, and what of it is loaded; empty when it has none."""
+    imports: tuple[str, ...] = ()
+    """Statements that load requested packages before the snapshot."""
 
     network: bool = False
     """Whether it is linked to a gateway. A snapshot is the same with and without."""
@@ -63,7 +67,7 @@ class Environment:
     @property
     def name(self) -> str:
         """What tells its snapshots from those of other environments."""
-        special = self.preload.name if self.preload else self.dependencies
+        special = self.dependencies or (self.preload.name if self.preload else "")
         return f"{self.runtime.name}-{special}" if special else self.runtime.name
 
     @property
@@ -110,6 +114,7 @@ def oci_spec(environment: Environment, *, warm: bool = False) -> dict[str, Any]:
         **dict(environment.runtime.worker_env),
         **({"BELLJAR_WARM": "1"} if warm else {}),
         **({"BELLJAR_PRELOAD": " ".join(environment.preload.modules)} if warm and environment.preload else {}),
+        **({"BELLJAR_PRELOAD_REQUESTED": "\n".join(environment.imports)} if warm and environment.imports else {}),
     }
     layers = [
         {"destination": layer.target, "type": "erofs", "source": str(layer.image), "options": ["ro", "nosuid", "nodev"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from belljar_server.runtimes import Ecosystem, ImageRecipe, LayerRecipe, Preload, Runtime
-from belljar_server.runtimes.python.imports import imported_modules
+from belljar_server.runtimes.python.imports import import_statements, imported_modules
 
 _HERE = Path(__file__).parent
 PACKAGES = "/usr/local/lib/python3.13/dist-packages"
@@ -56,4 +56,5 @@ RUNTIME = Runtime(
         waiting_bytes=120 << 20,
     ),
     imports=imported_modules,
+    import_statements=import_statements,
 )

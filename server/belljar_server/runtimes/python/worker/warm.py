@@ -84,14 +84,15 @@ _PROGRAMS = (
 )
 
 
-def _job(entry: str, code: str) -> str:
+def job(entry: str, code: str) -> str:
+    """A job as the agent would send it."""
     inputs = '{"numbers": [1, 2.5]}'
     return json.dumps({"code": code, "inputs": inputs, "entry": entry, "env": {}, "main_file": "main.py"})
 
 
-REHEARSED = [_job(entry, code) for entry, code in _PROGRAMS]
+REHEARSED = [job(entry, code) for entry, code in _PROGRAMS]
 """Jobs that exercise the way that the real one will take; before a snapshot, and again in every copy of it."""
-EXERCISES = [_job("script", code) for code in _EXERCISES]
+EXERCISES = [job("script", code) for code in _EXERCISES]
 """Jobs that do what code does with preloaded packages, which set much up at the first use."""
 
 

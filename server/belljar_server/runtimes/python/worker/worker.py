@@ -167,6 +167,7 @@ def prepare(streams: Streams, *, warm_up: bool) -> None:
     if warm_up:
         warm.import_usual()
         preload(streams, os.environ.pop("BELLJAR_PRELOAD", "").split())
+        preload_requested(streams, os.environ.pop("BELLJAR_PRELOAD_REQUESTED", "").splitlines())
     for _ in range(5 if warm_up else 1):
         rehearse(streams, warm.REHEARSED)
     warm.make_forks_cheap()
@@ -183,9 +184,8 @@ def rehearse(streams: Streams, messages: list[str]) -> bool:
     failed = False
     for message in messages:
         ending = run(accept(jsonvalue.loads(message)), silence)
-        failed = failed or isinstance(ending, Failed)
+        failed = failed or not isinstance(ending, Gave)
         report_of(ending, ())
-        leave.wait_for_threads(0)
         leave.close_all((CODE,))
         sys.path[:], sys.argv = path, argv
     streams.flush()
@@ -204,6 +204,30 @@ def preload(streams: Streams, packages: list[str]) -> None:
         warm.import_packages(packages, PACKAGES)
         if not rehearse(streams, warm.EXERCISES):
             raise RuntimeError("a preinstalled package does not work")
+        warm.REHEARSED.append(warm.EXERCISES[0])
+
+
+def preload_requested(streams: Streams, statements: list[str]) -> None:
+    """Imports what was asked for as a request's code would. Raises when that must not be in a snapshot, or fails."""
+    if not statements:
+        return
+    sys.path[:0] = [HERE, GUEST]
+    import preload
+
+    del sys.path[:2], sys.modules["preload"], sys.modules["refusals"]
+    job = warm.job("script", "\n".join(preload.there(statements, PACKAGES)))
+
+    def prepare() -> Callable[[], bool]:
+        accepted = accept(jsonvalue.loads(job))
+        return lambda: isinstance(run(accepted, lambda: None), Gave)
+
+    if preload.check(prepare):
+        warm.import_packages([warm.NUMPY_RANDOM], PACKAGES)
+    if not rehearse(streams, [job]):
+        raise preload.NotPreloaded("it can be imported once only")
+    if "pandas" in sys.modules:
+        if not rehearse(streams, warm.EXERCISES[:1]):
+            raise preload.NotPreloaded("pandas does not work with it")
         warm.REHEARSED.append(warm.EXERCISES[0])
 
 
