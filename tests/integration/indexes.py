@@ -104,9 +104,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def python_index(folder: Path) -> Iterator[str]:
+def python_index(folder: Path, port: int = 0) -> Iterator[str]:
     """The address of a real index that serves the folder; packages may be added while it runs."""
-    port = free_port()
+    port = port or free_port()
     argv = [
         PYPI_SERVER,
         "run",

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from belljar_client import Client, ErrorKind, InvalidRequest, Phase, PhaseChange, Result
+from belljar_client import Client, ErrorKind, Finished, InvalidRequest, Output, Phase, PhaseChange, Result
 from tests.conftest import BELLJAR, Server, running_server, wait_until
 from tests.hostile.conftest import is_tidy, state_of
 from tests.integration import indexes, versitygw
@@ -274,6 +274,17 @@ def test_a_name_that_is_imported_gets_the_name_that_is_installed(client: Client)
     )
 
 
+@pytest.mark.parametrize(
+    ("runtime", "wanted", "near"), [("python", "friut", "fruit"), ("javascript", "@fruits/bowls", "@fruits/bowl")]
+)
+def test_a_name_with_a_slip_gets_near_names_that_the_registry_has(
+    client: Client, runtime: str, wanted: str, near: str
+) -> None:
+    """Only those that are there."""
+    message, hint = failure(client.execute("1", runtime=runtime, dependencies=[wanted]))
+    assert (message, hint) == (f"{wanted} is not in the registry", f"Did you mean {near}?")
+
+
 @pytest.mark.parametrize("text", ["--index-url=x", "git+ssh://host/x", "x @ file:///etc/passwd", "a\nb", "a" * 10_000])
 def test_anything_but_a_name_with_a_version_is_refused_by_its_field(client: Client, text: str) -> None:
     """Before anything starts."""
@@ -422,8 +433,8 @@ def test_npm_failures_name_package_and_reason(client: Client, wanted: str, says:
     assert failure(client.execute("return 1", runtime="javascript", dependencies=[wanted]))[0] == says
 
 
-def test_a_registry_that_is_down_is_told_apart(tmp_path: Path) -> None:
-    """It is not the code's fault, and what is kept still works."""
+def test_a_registry_that_is_down_is_told_apart_and_waited_for(tmp_path: Path) -> None:
+    """It is not the code's fault; what is kept still works; one that comes back in time was never away."""
     folder = tmp_path / "index"
     folder.mkdir()
     indexes.wheel(folder, "early", {"early.py": "n = 1\n"})
@@ -431,7 +442,10 @@ def test_a_registry_that_is_down_is_told_apart(tmp_path: Path) -> None:
         address = index.enter_context(indexes.python_index(folder))
         with (
             running_server(
-                DATA_DIR=str(own_data_dir(tmp_path)), DEPENDENCIES__PYTHON_INDEX=address, POOL__MAX="0"
+                DATA_DIR=str(own_data_dir(tmp_path)),
+                DEPENDENCIES__PYTHON_INDEX=address,
+                DEPENDENCIES__TIMEOUT="15",
+                POOL__MAX="0",
             ) as server,
             Client(server.address) as client,
         ):
@@ -441,6 +455,14 @@ def test_a_registry_that_is_down_is_told_apart(tmp_path: Path) -> None:
             assert "the registry cannot be reached" in message
             assert "try again" in hint
             assert client.execute("import early\nreturn early.n", dependencies=["early"]).check().value == 1
+            indexes.wheel(folder, "patient", {"patient.py": "n = 2\n"})
+            ended = None
+            for event in client.stream("import patient\nreturn patient.n", dependencies=["patient"]):
+                if isinstance(event, Output) and b"trying again" in event.content:
+                    index.enter_context(indexes.python_index(folder, int(address.split(":")[2].split("/")[0])))
+                ended = event
+            assert isinstance(ended, Finished)
+            assert ended.result_json == "2"
 
 
 def test_old_resolutions_serve_while_they_are_made_anew(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from belljar_server.config import Dependencies
-from belljar_server.dependencies import lists, registry
+from belljar_server.dependencies import lists, near, registry
 from belljar_server.dependencies.registry import Answer, Question, Registries, TooLarge, Visit
+from belljar_server.runtimes import Ecosystem
 
+NOWHERE = Path("/nonexistent")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -36,7 +38,7 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
 @contextlib.asynccontextmanager
 async def visiting(settings: Dependencies, most_bytes: int = 1 << 20) -> AsyncIterator[Visit]:
     """What one installation sees of the registries in the settings."""
-    async with Registries(settings, Path("/nonexistent")) as registries:
+    async with Registries(settings, NOWHERE) as registries:
         yield Visit(registries, most_bytes)
 
 
@@ -145,19 +147,41 @@ async def test_credentials_go_to_their_own_registry_and_nowhere_else(tmp_path: P
     assert other.encode() not in answer
 
 
-async def test_a_fault_is_tried_again_and_then_told() -> None:
-    """A registry that comes back in time was never away."""
-    answers = [503, 503, 200]
+async def test_a_fault_is_tried_again_until_it_is_none() -> None:
+    """A registry that comes back was never away; as long as it is, it is told why."""
+    answers = [503, 429, 500, 503, 502, 503, 200]
+    heard: list[str] = []
+    seen: list[str] = []
 
     async def handler(_: web.Request) -> web.StreamResponse:
-        status = answers.pop(0) if answers else 503
+        seen.append(visit.fault)
+        status = answers.pop(0)
         return listing("a-1.0-py3-none-any.whl") if status == 200 else web.Response(status=status)
 
-    async with serving(handler) as address, visiting(Dependencies(python_index=address)) as visit:
+    async with serving(handler) as address, Registries(Dependencies(python_index=address), NOWHERE) as registries:
+        visit = Visit(registries, 1 << 20, heard.append)
         assert (await visit.answer(Question("/simple/a/"))).status == 200
-        before = visit.fault
-        assert (await visit.answer(Question("/simple/a/"))).status == 503
-        assert (before, visit.fault) == ("", "status 503")
+    assert seen == ["", "status 503", "status 429", "status 500", "status 503", "status 502", "status 503"]
+    assert (visit.fault, heard) == ("", ["status 503"])
+
+
+async def test_near_names_are_those_that_the_registry_has() -> None:
+    """Of what is likely, a bounded number is asked for."""
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.Response(status=200 if request.path in ("/scikit-image/", "/@fruits/pear") else 404)
+
+    async with serving(handler) as address:
+        settings = Dependencies(python_index=address, npm_registry=address)
+        async with Registries(settings, NOWHERE) as registries:
+            for wrong in ("sickit-image", "scikit-images", "scikit-imagee", "python-scikit-image"):
+                assert await near.existing(registries, Ecosystem.PYTHON, wrong) == ["scikit-image"], wrong
+            for wrong in ("@fruits/pears", "@fruits/paer", "@fruits/pear.js"):
+                assert await near.existing(registries, Ecosystem.NPM, wrong) == ["@fruits/pear"], wrong
+            assert len(near.candidates(Ecosystem.PYTHON, "x" * 200)) <= near.MOST_ASKED
+    assert len(asked) <= 7 * near.MOST_ASKED
 
 
 async def test_a_name_that_nobody_has_is_noted() -> None:

@@ -127,6 +127,8 @@ class Installation:
         except (KeyError, TypeError, ValueError) as error:
             raise SandboxFailed(f"the installer sent what it never should: {error!r}") from error
         except TimeoutError:
+            if self._visit.fault:
+                raise self._unreachable(f", tried again for {settings.timeout:g} s") from None
             raise self._failed(f"took longer than {settings.timeout:g} s") from None
         except ChannelClosed as error:
             raise await self._why_it_ended(group, process, error) from error
@@ -271,11 +273,14 @@ class Installation:
         if visit.too_large:
             return self._failed(f"downloads more than the {self._kit.settings.download_bytes} bytes that are allowed")
         if visit.fault:
-            hint = "This is not the code's fault; try again."
-            return self._failed(f"the registry cannot be reached: {visit.fault}", hint)
+            return self._unreachable()
         if "No space left" in str(message.get("message")) or b"No space left" in self._words:
             return self._failed(f"needs more than the {self._kit.settings.disk_bytes} bytes of disk that it may take")
         return self._failed("")
+
+    def _unreachable(self, more: str = "") -> InstallFailed:
+        hint = "This is not the code's fault; try again."
+        return self._failed(f"the registry cannot be reached: {self._visit.fault}{more}", hint)
 
     def _failed(self, reason: str, hint: str = "") -> InstallFailed:
         words = self._words.decode(errors="replace")

@@ -19,7 +19,8 @@ import structlog
 from belljar_server.dependencies import specs
 from belljar_server.dependencies.cache import Kept, LayerCache, fingerprint
 from belljar_server.dependencies.installing import Installation, Installed, InstallFailed, Kit, Wanted
-from belljar_server.dependencies.reasons import explain
+from belljar_server.dependencies.near import existing
+from belljar_server.dependencies.reasons import explain, near_here
 from belljar_server.dependencies.registry import Registries, Visit
 from belljar_server.dependencies.shared import SharedLayers
 from belljar_server.errors import SandboxFailed
@@ -62,6 +63,10 @@ class _Making:
             self.said += data
             for listener in self.listeners:
                 listener(data)
+
+    def say_unreachable(self, problem: str) -> None:
+        """Tells that a registry is being waited for."""
+        self.say(f"belljar: the registry cannot be reached ({problem}), trying again\n".encode())
 
 
 class Dependencies:
@@ -221,12 +226,16 @@ class Dependencies:
             self.installations += 1
             began = time.monotonic()
             draft = self._cache.draft()
-            visit = Visit(self._registries, self._kit.settings.download_bytes)
+            visit = Visit(self._registries, self._kit.settings.download_bytes, making.say_unreachable)
             try:
                 installed = await self._try(wanted, environment, visit, draft, making)
                 kept = self._keep(wanted, environment, installed, draft)
             except InstallFailed as error:
-                reason, hint = explain(error, visit, wanted)
+                near: list[str] = []
+                if visit.missing and not str(error):
+                    here = near_here(visit.missing[0], wanted)
+                    near = [here] if here else await existing(self._registries, wanted.ecosystem, visit.missing[0])
+                reason, hint = explain(error, visit, wanted, near)
                 raise InstallFailed(reason, hint, error.last_lines) from error
             except OSError as error:
                 raise SandboxFailed(f"a layer cannot be kept: {error.strerror}") from error

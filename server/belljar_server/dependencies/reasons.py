@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 
 from belljar_server.dependencies.installing import InstallFailed, Wanted
 from belljar_server.dependencies.registry import Visit
@@ -33,18 +34,23 @@ REASONS = (
 """What uv and npm say, and what it means; the first that fits."""
 
 
-def explain(error: InstallFailed, visit: Visit, wanted: Wanted) -> tuple[str, str]:
-    """Message and hint for the client, out of what this side knows and what the installer said."""
+def near_here(missing: str, wanted: Wanted) -> str:
+    """The package that is meant by a name, as far as this side knows without asking."""
+    close = difflib.get_close_matches(missing, [name for name, _ in wanted.preinstalled], 1)
+    return IMPORTED_AS.get(missing.lower()) or next(iter(close), "")
+
+
+def explain(error: InstallFailed, visit: Visit, wanted: Wanted, near: Sequence[str]) -> tuple[str, str]:
+    """Message and hint for the client, out of what this side knows and what the installer said.
+
+    `near` are names like the missing one that exist.
+    """
     names = ", ".join(wanted.requirements[:5]) or "the lock"
     if str(error):
         return f"{names}: {error}", error.hint
     said = error.last_lines
     if visit.missing:
-        missing = visit.missing[0]
-        near = IMPORTED_AS.get(missing.lower()) or next(
-            iter(difflib.get_close_matches(missing, [name for name, _ in wanted.preinstalled], 1)), ""
-        )
-        return f"{missing} is not in the registry", f"Did you mean {near}?" if near else ""
+        return f"{visit.missing[0]} is not in the registry", f"Did you mean {' or '.join(near)}?" if near else ""
     for pattern, reason in REASONS:
         match = re.search(pattern, said, re.IGNORECASE | re.DOTALL)
         if match:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,7 @@ import yarl
 from belljar_server.config import Dependencies as DependencySettings
 from belljar_server.dependencies import lists
 from belljar_server.errors import HostNotReady
+from belljar_server.runtimes import Ecosystem
 
 log = structlog.get_logger()
 
@@ -32,13 +34,13 @@ INSIDE = "http://127.0.0.1:4873"
 """What the installer's own side of this is called in the sandbox."""
 MOST_LIST_BYTES = 64 << 20
 PIECE = 1 << 18
-TRIES = 4
-FIRST_PAUSE = 0.5
-"""Seconds before the second try; each later one waits twice as long."""
+FIRST_PAUSE, LAST_PAUSE = 0.5, 8.0
+"""Seconds before the second try of what failed, and at most before later ones, which wait twice as long each."""
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 60.0
 """A registry that sends nothing for so long has failed."""
 JSON_LIST = "application/vnd.pypi.simple.v1+json"
+JSON_PACKAGE = "application/vnd.npm.install-v1+json"
 LISTS = f"{JSON_LIST}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 
 _PYTHON_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,200}[a-z0-9])?")
@@ -103,8 +105,32 @@ class Registries:
         if self._session:
             await self._session.close()
 
-    async def get(self, url: str, accept: str, part: str = "", method: str = "GET") -> aiohttp.ClientResponse:
-        """Asks a registry, again after a fault. Raises Unreachable."""
+    async def get(
+        self, url: str, accept: str, hear: Callable[[str], None], part: str = "", method: str = "GET"
+    ) -> aiohttp.ClientResponse:
+        """Asks a registry, again after a fault until it answers: who asks decides how long that may take.
+
+        `hear` is told each fault, and nothing when there is none any more. Raises Unreachable when the server stops.
+        """
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                response = await self.ask(url, accept, part, method)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                problem = type(error).__name__
+            else:
+                if response.status == 501 or (response.status < 500 and response.status != 429):
+                    hear("")
+                    return response
+                problem = f"status {response.status}"
+                response.release()
+            log.error("registry cannot be reached", host=urlsplit(url).hostname, problem=problem)
+            hear(problem)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
+
+    async def ask(self, url: str, accept: str, part: str = "", method: str = "GET") -> aiohttp.ClientResponse:
+        """Asks once. Raises aiohttp.ClientError, TimeoutError, OSError; Unreachable when the server stops."""
         if self._session is None:
             raise Unreachable("the server is stopping")
         headers = {"Accept": accept, "Accept-Encoding": "gzip" if "json" in accept else "identity"}
@@ -113,23 +139,21 @@ class Registries:
         credentials = self._credentials.get(_origin(url))
         if credentials:
             headers["Authorization"] = credentials
-        problem = ""
-        for attempt in range(TRIES):
-            if attempt:
-                await asyncio.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
-            try:
-                response = await self._session.request(
-                    method, yarl.URL(url, encoded=True), headers=headers, allow_redirects=True
-                )
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                problem = type(error).__name__
-                continue
-            if response.status == 501 or (response.status < 500 and response.status != 429):
-                return response
-            problem = f"status {response.status}"
-            response.release()
-        log.error("registry cannot be reached", host=urlsplit(url).hostname, problem=problem)
-        raise Unreachable(problem)
+        address = yarl.URL(url, encoded=True)
+        return await self._session.request(method, address, headers=headers, allow_redirects=True)
+
+    async def has(self, ecosystem: Ecosystem, name: str) -> bool:
+        """Whether a registry says that it has a package of this name; one that fails says nothing."""
+        addresses = [f"{self.npm}{quote(name, safe='@')}"]
+        if ecosystem is Ecosystem.PYTHON:
+            addresses = [f"{index}{name}/" for index in self.python if _PYTHON_NAME.fullmatch(name)]
+        for address in addresses:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, Unreachable):
+                response = await self.ask(address, LISTS if ecosystem is Ecosystem.PYTHON else JSON_PACKAGE)
+                response.close()  # what it says of it nobody reads
+                if response.status == 200:
+                    return True
+        return False
 
 
 class Unreachable(Exception):
@@ -137,22 +161,41 @@ class Unreachable(Exception):
 
 
 class Visit:
-    """What one installation asks. State: the files that were listed to it, what it took, and what went wrong."""
+    """What one installation asks. State: the files that were listed to it, what it took, and what is wrong."""
 
-    def __init__(self, registries: Registries, most_bytes: int) -> None:
+    def __init__(
+        self, registries: Registries, most_bytes: int, on_fault: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`on_fault` is told when a registry cannot be reached."""
         self._registries = registries
         self._most_bytes = most_bytes
+        self._on_fault = on_fault
         self._files: list[str] = []
+        self._faults: dict[str, str] = {}
         self.bytes = 0
-        self.fault = ""
-        """Why a registry could not be reached; empty when all could."""
         self.missing: list[str] = []
         """Packages that no registry has."""
         self.too_large = False
 
+    @property
+    def fault(self) -> str:
+        """Why a registry cannot be reached; empty when all can."""
+        return next(iter(self._faults.values()), "")
+
+    def _hear(self, url: str, problem: str) -> None:
+        if problem and not self._faults:
+            self._on_fault(problem)
+        self._faults[url] = problem
+        if not problem:
+            del self._faults[url]
+
+    async def _get(self, url: str, accept: str, part: str = "", method: str = "GET") -> aiohttp.ClientResponse:
+        return await self._registries.get(url, accept, lambda problem: self._hear(url, problem), part, method)
+
     async def answer(self, question: Question) -> Answer:
         """The answer to what the sandbox asks. Never raises for what a registry does."""
         path = question.path
+        self._faults.pop(path, None)  # asked again
         try:
             if path.startswith("/simple/"):
                 return await self._python(path.removeprefix("/simple/").rstrip("/"))
@@ -162,7 +205,7 @@ class Visit:
             if match and int(match[1]) < len(self._files):
                 return await self._file(int(match[1]), question, metadata=match[2].endswith(".metadata"))
         except Unreachable as error:
-            self.fault = self.fault or str(error)
+            self._hear(path, str(error))
             return text(503, "the registry cannot be reached")
         except TooLarge:
             return text(503, "too much was downloaded")
@@ -172,7 +215,7 @@ class Visit:
         if not _PYTHON_NAME.fullmatch(name):
             return text(404, "no name")
         for index in self._registries.python:
-            async with await self._registries.get(f"{index}{name}/", LISTS) as response:
+            async with await self._get(f"{index}{name}/", LISTS) as response:
                 if response.status in (404, 410):
                     continue
                 content = await self._list(response)
@@ -198,7 +241,7 @@ class Visit:
         if not _NPM_NAME.fullmatch(name):
             return text(404, "no name")
         address = f"{self._registries.npm}{quote(name, safe='@')}"
-        async with await self._registries.get(address, "application/vnd.npm.install-v1+json") as response:
+        async with await self._get(address, JSON_PACKAGE) as response:
             if response.status in (404, 410):
                 self.missing.append(name)
                 return text(404, "not found")
@@ -240,7 +283,7 @@ class Visit:
         url = self._files[number] + (".metadata" if metadata else "")
         part = question.range if _RANGE.fullmatch(question.range) else ""
         method = "HEAD" if question.head_only else "GET"
-        response = await self._registries.get(url, "*/*", part, method)
+        response = await self._get(url, "*/*", part, method)
         if response.status not in (200, 206):
             response.release()
             if response.status not in (404, 405, 410, 416, 501):
@@ -252,7 +295,7 @@ class Visit:
             if _RANGE_WORDS.fullmatch(value):
                 headers[name] = value
         size = response.content_length
-        return Answer(response.status, headers, -1 if size is None else size, self._body(response))
+        return Answer(response.status, headers, -1 if size is None else size, self._body(url, response))
 
     def _count(self, piece: bytes) -> None:
         self.bytes += len(piece)
@@ -260,16 +303,17 @@ class Visit:
             self.too_large = True
             raise TooLarge
 
-    async def _body(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        """Raises Unreachable when it breaks off, TooLarge when it is more than may come."""
+    async def _body(self, url: str, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """Raises Unreachable when it breaks off, TooLarge when it is more than may come. The installer asks again."""
         async with response:
             try:
                 async for piece in response.content.iter_chunked(PIECE):
                     self._count(piece)
                     yield piece
             except (aiohttp.ClientError, TimeoutError) as error:
-                self.fault = self.fault or f"a file broke off: {type(error).__name__}"
-                raise Unreachable(self.fault) from error
+                problem = f"a file broke off: {type(error).__name__}"
+                self._hear(url, problem)
+                raise Unreachable(problem) from error
 
 
 class TooLarge(Exception):

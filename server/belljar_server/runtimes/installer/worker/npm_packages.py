@@ -27,7 +27,8 @@ def install_npm(job: dict[str, Any], host: protocol.Host, steps: Steps, work: st
         "bin_links": "false",
         "omit": "dev",
         "fetch_timeout": "600000",
-        "fetch_retries": "0",
+        "fetch_retries": "3",  # for files that break off, as with uv
+        "fetch_retry_mintimeout": "500",
         "omit_lockfile_registry_resolved": "true",
         "logs_max": "0",
         "color": "false",

@@ -25,7 +25,7 @@ def install_python(job: dict[str, Any], host: protocol.Host, steps: Steps, work:
     """Installs what the job asks for into `layer`, without what is preinstalled at the version that was chosen."""
     preinstalled: dict[str, str] = job["preinstalled"]
     env = {"UV_CACHE_DIR": f"{work}/cache", "UV_HTTP_TIMEOUT": "600", "UV_NO_CONFIG": "1", "UV_NO_PROGRESS": "1"}
-    env["UV_HTTP_RETRIES"] = "0"  # the host has tried again already
+    env["UV_HTTP_RETRIES"] = "3"  # for files that break off: the host has tried all else again already
     common = ["--index-url", INDEX, "--python", PYTHON, "--color", "never"]
     common += [] if job["builds"] else ["--only-binary", ":all:"]
     lock = job["lock"]
