@@ -11,8 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.integration import indexes
+
 from belljar_client import AsyncClient, Result
-from bench.table import Row, serving, spread, timed
+from bench.table import MIB, Row, serving, spread, timed
 
 GROUPBY = """\
 import pandas as pd
@@ -21,6 +23,10 @@ frame.groupby("key").value.sum().to_dict()
 """
 SMALL, LARGE = "humanize", "polars"
 """A package of 150 kB, and one of 50 MB."""
+OTHER = "humanize<4.12"
+"""Another set like the small one."""
+LOADED = 15.0
+"""Seconds in which a set that was asked for twice has its snapshots, with what is imported loaded."""
 SETTLED = 40.0
 """Seconds in which a server with an empty data_dir has its snapshots."""
 UV = str(Path(sys.executable).with_name("uv"))
@@ -82,7 +88,8 @@ async def requested(client: AsyncClient) -> list[Row]:
         beside = f"{result.usage.install_time:.2f} s of it installing; bare `uv pip install` {bare:.2f} s"
         rows.append(Row(f"first run with {package}", f"{first:.2f} s", beside))
         second, _ = await run(client, code, package)
-        rows.append(Row("the second run", f"{second * 1e3:.0f} ms"))
+        rows.append(Row("the second run, at once", f"{second * 1e3:.0f} ms"))
+        await asyncio.sleep(LOADED)
         later, without = [], []
         for _ in range(8):
             await asyncio.sleep(1.5)
@@ -90,6 +97,10 @@ async def requested(client: AsyncClient) -> list[Row]:
             without.append((await run(client, "1"))[0])
         more = (statistics.median(later) - statistics.median(without)) * 1e3
         rows.append(Row("the third and later ones", spread(later), f"{more:+.1f} ms to a run without, import included"))
+    await run(client, "import humanize", OTHER)
+    await asyncio.sleep(LOADED)
+    second, _ = await run(client, "import humanize", OTHER)
+    rows.append(Row(f"the second run of another small set, {LOADED:g} s after the first", f"{second * 1e3:.0f} ms"))
     began = time.perf_counter()
     results = await asyncio.gather(*(run(client, "import tomli_w", "tomli-w") for _ in range(20)))
     told = sum(bool(result.install_log) for _, result in results)
@@ -98,12 +109,34 @@ async def requested(client: AsyncClient) -> list[Row]:
     return rows
 
 
+async def layers(scratch: Path) -> list[Row]:
+    """What the size of a layer costs, the registry being on this machine."""
+    index = scratch / "index"
+    index.mkdir()
+    indexes.wheel(index, "small", {"small.py": ""})
+    indexes.wheel(index, "large", {f"large/{number}.bin": os.urandom(MIB) for number in range(100)})
+    taken = {}
+    with (
+        indexes.python_index(index) as registry,
+        serving(DATA_DIR=str(data_dir(scratch)), DEPENDENCIES__PYTHON_INDEX=registry, POOL__MAX="0") as (address, _),
+    ):
+        async with AsyncClient(address) as client:
+            for name in ("small", "large"):
+                _, result = await run(client, "1", name)
+                taken[name] = result.usage.install_time
+    beside = f"{taken['large']:.2f} s and {taken['small']:.2f} s installing from an index on this machine"
+    more = taken["large"] - taken["small"]
+    return [Row("100 MiB more in a layer: fetched, unpacked, its image built and published", f"{more:.2f} s", beside)]
+
+
 async def measure(times: int) -> list[Row]:
     """All rows."""
     with (
         tempfile.TemporaryDirectory(prefix="belljar-bench-") as folder,
+        tempfile.TemporaryDirectory(prefix="belljar-bench-") as other,
         serving(DATA_DIR=str(data_dir(Path(folder)))) as (address, _),
     ):
         async with AsyncClient(address) as client:
             await asyncio.sleep(SETTLED)
-            return await preinstalled(client, times) + await requested(client)
+            rows = await preinstalled(client, times) + await requested(client)
+        return rows + await layers(Path(other))

@@ -23,7 +23,7 @@ IMPORTED_AS = {
 """Packages that are imported under another name than they are installed."""
 REASONS = (
     (
-        r"has no wheels with a matching|no wheels are usable|not compatible with|EBADPLATFORM|no usable wheels",
+        r"has no wheels with a matching|no wheels are usable|Wheels are required for|not compatible with|EBADPLATFORM",
         "there is no wheel for this platform",
     ),
     (r"there (?:is|are) no version|ETARGET|No matching version", "there is no such version"),
@@ -48,7 +48,7 @@ def explain(error: InstallFailed, visit: Visit, wanted: Wanted, near: Sequence[s
     names = ", ".join(wanted.requirements[:5]) or "the lock"
     if str(error):
         return f"{names}: {error}", error.hint
-    said = error.last_lines
+    said = " ".join(error.last_lines.split())  # uv breaks lines anywhere
     if visit.missing:
         return f"{visit.missing[0]} is not in the registry", f"Did you mean {' or '.join(near)}?" if near else ""
     for pattern, reason in REASONS:
