@@ -130,9 +130,8 @@ def test_third_run_finds_a_sandbox_that_waits(client: Client, shop: Server) -> N
     """The set has its snapshots after the first run, and a pool entry as long as it is asked for."""
     code = "import fruit\nreturn fruit.version"
     client.execute(code, dependencies=["fruit==2.0"]).check()
-    names = re.findall(r'"runtime": "(python-[0-9a-f]{16})"', shop.log_text())
-    wait_until(lambda: any(pool(shop, name)["waiting"] for name in names), "one waits", 60)
-    wait_until(lambda: pool(shop, names[-1])["waiting"] > 0, "one waits", 60)
+    names = re.findall(r'"runtime": "(python-[0-9a-f]{16})", "snapshots": 0, "event": "starting cold"', shop.log_text())
+    wait_until(lambda: pool(shop, names[-1])["waiting"] > 0, "one waits", 90)
     warm, ended = run_warm(client, code, dependencies=["fruit==2.0"])
     assert (warm, ended.value) == (True, "2.0")
 

@@ -196,6 +196,8 @@ class Visit:
         """The answer to what the sandbox asks. Never raises for what a registry does."""
         path = question.path
         self._faults.pop(path, None)  # asked again
+        if self.too_large:
+            return text(413, "too much was downloaded")  # which nobody asks again for
         try:
             if path.startswith("/simple/"):
                 return await self._python(path.removeprefix("/simple/").rstrip("/"))
@@ -208,7 +210,7 @@ class Visit:
             self._hear(path, str(error))
             return text(503, "the registry cannot be reached")
         except TooLarge:
-            return text(503, "too much was downloaded")
+            return text(413, "too much was downloaded")
         return text(404, "there is no such thing")
 
     async def _python(self, name: str) -> Answer:

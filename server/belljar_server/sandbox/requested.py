@@ -39,22 +39,21 @@ class RequestedEnvironments:
         self._seen: OrderedDict[str, None] = OrderedDict()
 
     async def admit(self, environment: Environment, imports: tuple[str, ...]) -> Environment:
-        """Makes an environment known; gives the one that has the imports done if there is. Raises SandboxFailed."""
-        await self._know(environment)
+        """Makes an environment known, or the one that has the imports done, and gives it. Raises SandboxFailed."""
         if not imports or not isinstance(self._source, PoolSource):
+            await self._know(environment)
             return environment
         text = json.dumps([environment.dependencies, imports])
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         loaded = replace(environment, dependencies=digest, imports=imports)
-        if self._is_new(loaded.name):
-            return environment
-        await self._know(loaded)
-        starts = self._known[loaded.name][1]
-        return loaded if all(self._source.has_snapshots(key) for key in starts) else environment
+        if loaded.name in self._known or not self._is_new(loaded.name):
+            await self._know(loaded)
+            if all(self._source.has_snapshots(key) for key in self._known[loaded.name][1]):
+                return loaded
+        await self._know(environment)
+        return environment
 
     def _is_new(self, name: str) -> bool:
-        if name in self._known:
-            return False
         is_new = name not in self._seen
         self._seen[name] = None
         self._seen.move_to_end(name)

@@ -40,9 +40,12 @@ class NotPreloaded(Exception):
 
 
 def there(statements: list[str], folders: list[str]) -> list[str]:
-    """The statements whose package is installed."""
+    """The statements whose package is installed. Raises NotPreloaded when there are none."""
     names = {each: each.split()[1].partition(".")[0] for each in statements}
-    return [each for each in statements if importlib.machinery.PathFinder.find_spec(names[each], folders)]
+    found = [each for each in statements if importlib.machinery.PathFinder.find_spec(names[each], folders)]
+    if not found:
+        raise NotPreloaded("nothing of it is installed")
+    return found
 
 
 Prepare = Callable[[], Callable[[], bool]]
