@@ -264,17 +264,20 @@ def test_sigterm_ends_what_does_not_finish_and_tells_it() -> None:
     """What runs, what is queued; each with a terminal event, and the exit code is 0."""
     with running_server(POOL__MAX="0", SHUTDOWN_GRACE="1", EXECUTION__MAX_RUNNING="1") as server:
         with Client(server.address) as client:
-            running = in_background(lambda: client.execute(FOR_EVER))
-            wait_until(lambda: metric(server, "belljar_executions_running") == 1, "it runs")
+            running = started(server)
             queued = in_background(lambda: client.execute(FOR_EVER))
             wait_until(lambda: metric(server, "belljar_executions_waiting") == 1, "the other one waits")
             server.process.send_signal(signal.SIGTERM)
-            for result in (running(), queued()):
-                assert result.outcome is Outcome.CANCELLED
-                assert result.error is not None
-                assert result.error.kind is ErrorKind.CANCELLED
-                assert "server" in result.error.message
-            assert running().stdout == b"here\n"
+            (*_, last) = running.call
+            running.channel.close()
+            assert last.finished.outcome == pb.OUTCOME_CANCELLED
+            assert last.finished.error.kind == pb.ERROR_KIND_CANCELLED
+            assert "server" in last.finished.error.message
+            result = queued()
+            assert result.outcome is Outcome.CANCELLED
+            assert result.error is not None
+            assert result.error.kind is ErrorKind.CANCELLED
+            assert "server" in result.error.message
         assert server.process.wait(30) == 0
         assert list(server.runtime_dir.iterdir()) == []
 
