@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import wait_until
+from tests.hostile.network.world import World, way_in
 
 IMAGE = os.environ.get("BELLJAR_TEST_IMAGE", "localhost/belljar:test")
 BELLJAR = str(Path(sys.executable).with_name("belljar"))
@@ -68,10 +69,10 @@ def volume() -> Iterator[str]:
         podman("volume", "rm", "--force", name)
 
 
-def run_options(privileges: tuple[str, ...], data: str, settings: dict[str, str]) -> list[str]:
+def run_options(privileges: tuple[str, ...], data: str, settings: dict[str, str], network: str = "host") -> list[str]:
     """Options of `podman run` for this image. The network is the host's: there is no bridge on every test machine."""
     return [
-        *("--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"),
+        *(f"--network={network}", "--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"),
         *(f"--volume={data}:/var/lib/belljar", *privileges),
         *(f"--env=BELLJAR_{name}={value}" for name, value in settings.items()),
         IMAGE,
@@ -79,18 +80,21 @@ def run_options(privileges: tuple[str, ...], data: str, settings: dict[str, str]
 
 
 @contextmanager
-def running(privileges: tuple[str, ...], data: str, **settings: str) -> Iterator[Container]:
-    """A container that serves, removed in the end."""
+def running(privileges: tuple[str, ...], data: str, place: World | None = None, **settings: str) -> Iterator[Container]:
+    """A container that serves, on this machine or in another place, removed in the end."""
     name = f"belljar-test-{secrets.token_hex(4)}"
-    grpc, http = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    ports = [free_port(), free_port()]
+    grpc, http = (f"127.0.0.1:{port}" for port in ports)
     chosen = {"GRPC__LISTEN": grpc, "HTTP__LISTEN": http, "POOL__MAX": "2", "POOL__MIN": "1"} | settings
-    podman("run", "--detach", f"--name={name}", *run_options(privileges, data, chosen))
-    container = Container(name, grpc, http)
-    try:
+    network = f"ns:{place.host_path}" if place else "host"
+    podman("run", "--detach", f"--name={name}", *run_options(privileges, data, chosen, network))
+    with ExitStack() as stack:
+        stack.callback(podman, "rm", "--force", "--time=0", name)
+        if place:
+            grpc, http = (stack.enter_context(way_in(place, port)) for port in ports)
+        container = Container(name, grpc, http)
         container.wait_until_serving()
         yield container
-    finally:
-        podman("rm", "--force", "--time=0", name)
 
 
 def free_port() -> int:

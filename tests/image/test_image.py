@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from belljar_client.downloads import download
 from belljar_client.errors import BelljarClientError
 from belljar_client.models import Output, Transcript
 from tests.conftest import wait_until
+from tests.hostile.network import world as worlds
+from tests.hostile.network.modes import assert_modes_are_enforced
 from tests.image.podman import (
     ENGINE_DEFAULTS,
     PRIVILEGED,
@@ -24,6 +27,7 @@ from tests.image.podman import (
     running,
     volume,
 )
+from tests.integration import indexes
 
 MIB = 1 << 20
 PRIVILEGES = {"privileged": PRIVILEGED, "smallest": SMALLEST}
@@ -36,10 +40,19 @@ def data() -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a package index on this machine serves."""
+    return tmp_path_factory.mktemp("shelf")
+
+
 @pytest.fixture(scope="module", params=PRIVILEGES)
-def container(request: pytest.FixtureRequest, data: str) -> Iterator[Container]:
+def container(request: pytest.FixtureRequest, data: str, shelf: Path) -> Iterator[Container]:
     """A container that serves, with either set of privileges."""
-    with running(PRIVILEGES[request.param], data) as started:
+    with (
+        indexes.python_index(shelf) as index,
+        running(PRIVILEGES[request.param], data, DEPENDENCIES__PYTHON_INDEX=index) as started,
+    ):
         yield started
 
 
@@ -87,6 +100,25 @@ def test_artifact_is_downloadable_from_outside(client: Client, tmp_path: Path) -
     (artifact,) = client.execute("open('a.txt', 'w').write('hello')").check().artifacts
     download(artifact, tmp_path)
     assert (tmp_path / "a.txt").read_text() == "hello"
+
+
+def test_requested_package_is_installed(client: Client, shelf: Path) -> None:
+    """In a sandbox of the container, from an index that the server can reach; a package that no container has seen."""
+    name = f"fruit{secrets.token_hex(4)}"
+    indexes.wheel(shelf, name, {f"{name}.py": "held = 42\n"})
+    assert client.execute(f"import {name}\nreturn {name}.held", dependencies=[name]).check().value == 42
+
+
+@pytest.mark.parametrize("privileges", PRIVILEGES)
+def test_network_modes_are_enforced(data: str, privileges: str, tmp_path: Path) -> None:
+    """In a small internet that the container's only link leads to."""
+    with (
+        worlds.world() as world,
+        worlds.servers(world.outside_path, tmp_path),
+        running(PRIVILEGES[privileges], data, world, EGRESS__DNS_SERVERS=worlds.DNS_SERVERS) as container,
+        Client(container.address) as client,
+    ):
+        assert_modes_are_enforced(client.execute)
 
 
 def test_health_check_of_the_image_passes(container: Container) -> None:
@@ -155,7 +187,7 @@ def test_defaults_of_the_engine_are_refused_until_limits_are_waived(data: str) -
     assert "this host cannot enforce" in refused.stderr
     assert "limits.memory_bytes" in refused.stderr
     waived = {"LIMITS__WAIVED": '["memory_bytes", "cpus", "cpu_time"]', "EGRESS__MODES": '["none"]'}
-    with running(ENGINE_DEFAULTS, data, **waived) as container, Client(container.address) as client:
+    with running(ENGINE_DEFAULTS, data, None, **waived) as container, Client(container.address) as client:
         assert "limit is not enforced" in container.logs()
         assert client.execute("return 42").check().value == 42
 

@@ -22,6 +22,7 @@ import platform
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ def cpu_features() -> str:
 class Snapshots:
     """The snapshots of this host.
 
-    Mutable state: the disk, locks on those in use by directory, and names of environments whose imports failed.
+    Mutable state: the disk, locks on those in use by directory, names of environments whose imports failed, and what
+    runsc is.
     """
 
     def __init__(self, directory: Path, launcher: Launcher, tree: Tree) -> None:
@@ -101,6 +103,8 @@ class Snapshots:
         self._tree = tree
         self._held: dict[Path, int] = {}
         self._refused: set[str] = set()
+        self._identities: dict[Stamp, str] = {}
+        self._asking = threading.Lock()
 
     def close(self) -> None:
         """Lets others remove what this server held."""
@@ -115,7 +119,7 @@ class Snapshots:
             [layer.digest for layer in start.environment.layers],
             oci_spec(start.environment, warm=True),
             start.runsc.flags,
-            start.runsc.identity(),
+            self._identity(start),
             cpu_features(),
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
@@ -187,6 +191,14 @@ class Snapshots:
 
     def _place(self, start: Start, key: str, number: int) -> Path:
         return self._directory / f"{start.environment.name}-{key}-{number}"
+
+    def _identity(self, start: Start) -> str:
+        """Asked once for all snapshots: pools that look for theirs at the same time would start dozens of runsc."""
+        with self._asking:
+            stamp = self._runsc_stamp(start)
+            if stamp not in self._identities:
+                self._identities[stamp] = start.runsc.identity()
+            return self._identities[stamp]
 
     @staticmethod
     def _runsc_stamp(start: Start) -> Stamp:

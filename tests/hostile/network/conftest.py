@@ -59,7 +59,7 @@ def world(no_trace: None) -> Iterator[worlds.World]:
 def outside(world: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The outside's servers run; the folder with their certificate."""
     folder = tmp_path_factory.mktemp("outside")
-    with worlds.servers(world, folder):
+    with worlds.servers(world.outside_path, folder):
         yield folder
 
 

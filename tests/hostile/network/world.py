@@ -97,12 +97,12 @@ def _make() -> World:
 
 
 @contextlib.contextmanager
-def servers(place: World, directory: Path) -> Iterator[None]:
-    """The outside's servers, with their log and certificate in a folder."""
+def servers(outside: str, directory: Path) -> Iterator[None]:
+    """The outside's servers, in the namespace at that path, with their log and certificate in a folder."""
     program = [sys.executable, "-m", "tests.hostile.network.outside", str(directory), *OUTSIDE]
     with (directory / "errors").open("wb") as errors:
         process = subprocess.Popen(
-            ["nsenter", f"--net={place.outside_path}", *program],
+            ["nsenter", f"--net={outside}", *program],
             cwd=Path(__file__).parents[3],
             stdout=subprocess.PIPE,
             stderr=errors,
