@@ -35,15 +35,6 @@ RUN mkdir -p /usr/lib/belljar && if [ -d /lent ]; then cp -r /lent/* /usr/lib/be
 RUN /opt/belljar/bin/python -m pip uninstall -q -y pip
 
 FROM system
-ARG VERSION=unknown
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="Belljar" \
-    org.opencontainers.image.description="Runs untrusted Python, JavaScript and TypeScript in gVisor, behind one gRPC call" \
-    org.opencontainers.image.licenses="Apache-2.0" \
-    org.opencontainers.image.version="${VERSION}" \
-    org.opencontainers.image.revision="${REVISION}"
-COPY --from=build /usr/lib/belljar /usr/lib/belljar
-COPY --from=build /opt/belljar /opt/belljar
 # It listens where published ports reach it, and refuses to start until the settings say that this is meant.
 ENV PATH=/opt/belljar/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     BELLJAR_SETUP_DIR=/usr/lib/belljar \
@@ -57,3 +48,13 @@ HEALTHCHECK --interval=10s --timeout=6s --start-period=120s CMD ["belljar", "hea
 # tini buries what a killed sandbox leaves: the server is not made to be process 1.
 ENTRYPOINT ["tini", "--", "belljar"]
 CMD ["serve"]
+# The large ones come late: some storage drivers copy everything for each step after them.
+COPY --from=build /usr/lib/belljar /usr/lib/belljar
+COPY --from=build /opt/belljar /opt/belljar
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Belljar" \
+    org.opencontainers.image.description="Runs untrusted Python, JavaScript and TypeScript in gVisor, behind one gRPC call" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"

@@ -71,7 +71,7 @@ def serving_there() -> Iterator[Client]:
     with tempfile.TemporaryDirectory(prefix="belljar-bench-") as scratch, worlds.world() as place:
         prefix = ("nsenter", f"--net={place.host_path}")
         with (
-            worlds.servers(place, Path(scratch)),
+            worlds.servers(place.outside_path, Path(scratch)),
             serving(prefix=prefix, EGRESS__DNS_SERVERS=worlds.DNS_SERVERS, EGRESS__WAITING="2") as (there, _),
             worlds.way_in(place, int(there.rpartition(":")[2])) as address,
             Client(address) as client,
