@@ -93,7 +93,8 @@ def test_compose_file_leads_to_a_result_and_an_artifact_in_its_store(on_host: On
             START_SECONDS,
         )
         inside = ("exec", "-T", "belljar", "belljar", "run", "-", "--runtime", "python", "--result")
-        assert on_host(*compose, *inside, told="return 6 * 7").stdout.strip() == "42"
+        said = on_host(*compose, *inside, told="return 6 * 7").stdout
+        assert "42" in said.splitlines()  # among what podman-compose itself has to say
         (tmp_path / "code.py").write_text("open('a.txt', 'w').write('hello')")
         ran = on_host(BELLJAR, "run", str(tmp_path / "code.py"), "--json", "--save", str(tmp_path / "saved"))
         (artifact,) = json.loads(ran.stdout)["artifacts"]
