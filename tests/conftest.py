@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from belljar_client import Client, Result
+from belljar_client import Client, Limits, Result
+from belljar_client.models import Output, Transcript
 
 BELLJAR = str(Path(sys.executable).with_name("belljar"))
 START_SECONDS = 60.0
@@ -84,6 +86,16 @@ def wait_until(condition: Callable[[], bool], what: str | Callable[[], str], sec
         if time.monotonic() > until:
             pytest.fail(f"not within {seconds:g} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.01)
+
+
+def run_until_done(client: Client, code: str, begun: threading.Event, limits: Limits | None = None) -> Result:
+    """Runs code to its end; `begun` tells when it prints something."""
+    transcript = Transcript()
+    for event in client.stream(code, limits=limits or Limits()):
+        transcript.add(event)
+        if isinstance(event, Output):
+            begun.set()
+    return transcript.result()
 
 
 @contextmanager

@@ -13,8 +13,7 @@ import pytest
 from belljar_client import Client, ErrorKind, Limits, Result
 from belljar_client.downloads import download
 from belljar_client.errors import BelljarClientError
-from belljar_client.models import Output, Transcript
-from tests.conftest import wait_until
+from tests.conftest import run_until_done, wait_until
 from tests.hostile.network import world as worlds
 from tests.hostile.network.modes import assert_modes_are_enforced
 from tests.image.podman import (
@@ -197,16 +196,6 @@ def test_public_address_is_refused_until_it_is_meant(data: str) -> None:
     refused = podman("run", "--rm", *run_options(PRIVILEGED, data, {}), check=False)
     assert refused.returncode == 78
     assert "insecure_public_plaintext" in refused.stderr
-
-
-def run_until_done(client: Client, code: str, begun: threading.Event) -> Result:
-    """Tells when the code prints something."""
-    transcript = Transcript()
-    for event in client.stream(code):
-        transcript.add(event)
-        if isinstance(event, Output):
-            begun.set()
-    return transcript.result()
 
 
 def container_image(container: Container) -> str:

@@ -14,7 +14,7 @@ import pytest
 from belljar_client import Client, ErrorKind, Limits, Result
 from belljar_client.errors import BelljarClientError
 from belljar_client.models import Started
-from tests.conftest import wait_until
+from tests.conftest import run_until_done, wait_until
 from tests.hostile.network.modes import assert_modes_are_enforced
 from tests.vm.internet import internet
 
@@ -158,6 +158,8 @@ def test_killed_server_is_restarted_and_sweeps(unit: None, client: Client) -> No
     wait_until(lambda: metric("belljar_executions_running") == 1, "it runs", PATIENCE)
     (old_instance,) = [path for path in STATE.iterdir() if path.is_dir()]
     old_pid = main_pid()
+    # The next one has pools, which the next tests are about: a start of its own for them would take minutes here.
+    ENVIRONMENT.write_text(ENVIRONMENT.read_text().replace("POOL__MAX=0", "POOL__MAX=1"))
     systemctl("kill", "--signal=KILL", "--kill-whom=main", "belljar")
     thread.join(PATIENCE)
     assert len(failures) == 1
@@ -167,13 +169,22 @@ def test_killed_server_is_restarted_and_sweeps(unit: None, client: Client) -> No
     assert not (CGROUP / "belljar" / old_instance.name).exists()
 
 
+def test_sandboxes_wait_where_there_are_pools(unit: None, client: Client) -> None:
+    """Snapshots are made on this CPU and restored; with them a sandbox waits, and the next run is warm."""
+    wait_until(lambda: metric('belljar_pool_waiting{runtime="javascript"') >= 1, "a sandbox waits", PATIENCE)
+    events = list(client.stream("return 6 * 7", runtime="javascript"))
+    assert [event.warm for event in events if isinstance(event, Started)] == [True]
+
+
 def test_stop_lets_executions_end_and_leaves_nothing(unit: None, client: Client) -> None:
     """The drain: what runs ends with its result, and then no process, no group and no file is there."""
     results: list[Result] = []
-    code = "import time\ntime.sleep(8)\nreturn 'done'"
-    thread = threading.Thread(target=lambda: results.append(client.execute(code, limits=Limits(timeout=100))))
+    code = "import time\nprint('begun', flush=True)\ntime.sleep(8)\nreturn 'done'"
+    begun = threading.Event()
+    limits = Limits(timeout=100)
+    thread = threading.Thread(target=lambda: results.append(run_until_done(client, code, begun, limits)))
     thread.start()
-    wait_until(lambda: metric("belljar_executions_running") == 1, "it runs", PATIENCE)
+    assert begun.wait(PATIENCE)
     systemctl("stop", "belljar")
     thread.join(PATIENCE)
     assert results[0].check().value == "done"
@@ -181,16 +192,6 @@ def test_stop_lets_executions_end_and_leaves_nothing(unit: None, client: Client)
     assert not CGROUP.exists()
     assert not STATE.exists()
     assert not [line for line in processes() if "runsc" in line]
-
-
-def test_sandboxes_wait_after_a_start_with_pools(client: Client) -> None:
-    """Snapshots are made on this CPU and restored; with them a sandbox waits, and the next run is warm."""
-    ENVIRONMENT.write_text(ENVIRONMENT.read_text().replace("POOL__MAX=0", "POOL__MAX=1"))
-    systemctl("restart", "belljar")
-    wait_until_serving()
-    wait_until(lambda: metric('belljar_pool_waiting{runtime="javascript"') >= 1, "a sandbox waits", PATIENCE)
-    events = list(client.stream("return 6 * 7", runtime="javascript"))
-    assert [event.warm for event in events if isinstance(event, Started)] == [True]
 
 
 def processes() -> list[str]:
