@@ -214,12 +214,7 @@ def test_places_below_a_top_level_return_are_the_users_own(run: Run) -> None:
         ),
         ("'ä'; 'ö'; yield 1\nreturn 1", 1, 11, "SyntaxError: 'yield' outside function"),
         ("'ä'; break", 1, 6, "SyntaxError: 'break' outside loop"),
-        (
-            "x = 1\nfrom os import *\nreturn 1",
-            2,
-            1,
-            "SyntaxError: import * cannot be used together with a top-level return",
-        ),
+        ("def f():\n    from os import *\nreturn 1", 2, 20, "SyntaxError: import * only allowed at module level"),
         ("class A:\n    return 1", 2, 5, "SyntaxError: 'return' outside function"),
         ("\ufeffx = = 1", 1, 5, "SyntaxError: invalid syntax"),
     ],
@@ -401,3 +396,35 @@ def test_files_that_code_writes_are_in_its_home(run: Run) -> None:
     """The working directory is where artifacts are collected."""
     names = sorted(path.name for path in run(STACK_FILES).home.iterdir())
     assert names == ["sales_apac.csv", "sales_eu.csv", "sales_us.csv"]
+
+
+@pytest.mark.parametrize(
+    ("code", "result"),
+    [
+        ("from math import *\nreturn sqrt(a)", 3.0),
+        ("if a:\n    from math import *\nreturn floor(pi) + a", 12),
+        ("from helper import *\nfrom helper import __name__ as n\nreturn [x, n]", [5, "helper"]),
+        ("return '\\ud800x'[1:]", "x"),
+        ("x = 1\nreturn 'text'", "text"),
+    ],
+)
+def test_whatever_a_module_may_say_goes_with_a_top_level_return(run: Run, code: str, result: object) -> None:
+    """The code becomes a function, and must not show it."""
+    assert run(code, {"a": 9}, files={"helper.py": "x = 5\n"}).result == result
+
+
+def test_a_star_import_that_fails_is_told_in_its_line(run: Run) -> None:
+    """As any other import."""
+    failure = run("x = 1\nfrom nothing_here import *\nreturn x").failure
+    assert (failure["kind"], failure["line"]) == ("EXCEPTION", 2)
+    assert "nothing_here" in failure["message"]
+
+
+@pytest.mark.parametrize("name", ["statistics", "calendar", "queue", "html", "csv", "logging", "types", "email"])
+def test_files_come_before_modules_that_are_loaded(run: Run, name: str) -> None:
+    """Plain Python looks into the folder of the program first."""
+    code = f"import {name}, asyncio, json\nasync def main(): return {name}.mine"
+    assert run(code, files={f"{name}.py": "mine = 'yes'"}, worker_env={"BELLJAR_WARM": "1"}).result == "yes"
+    files = {f"{name}/__init__.py": "", f"{name}/part.py": "mine = 1"}
+    assert run(f"import {name}.part\n{name}.part.mine", files=files).result == 1
+    assert run(f"import {name}\n{name}.__file__[:5]", files={f"{name}/data.txt": ""}).result != "/code"

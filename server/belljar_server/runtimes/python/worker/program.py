@@ -123,6 +123,7 @@ def _complete(error: SyntaxError, source: Source) -> None:
 def _compile_with_return(tree: ast.Module, source: Source) -> CodeType:
     """One code object that gives what the top-level `return` gives, else the last expression, when it is evaluated."""
     plain = _compile(_Unreturned().visit(_copy(source)), source, "exec")
+    tree = _StarImports().visit(tree)
     futures = plain.co_flags & FUTURES
     is_async = bool(plain.co_flags & CO_COROUTINE)
     body = [node for node in tree.body if not (isinstance(node, ast.ImportFrom) and node.module == "__future__")]
@@ -133,8 +134,6 @@ def _compile_with_return(tree: ast.Module, source: Source) -> CodeType:
     if body and isinstance(body[-1], ast.Expr):
         body[-1] = ast.copy_location(ast.Return(value=body[-1].value), body[-1])
     for statement, _ in _statements(tree):
-        if isinstance(statement, ast.ImportFrom) and any(alias.name == "*" for alias in statement.names):
-            _refuse("import * cannot be used together with a top-level return", statement, source)
         if isinstance(statement, ast.AnnAssign):
             statement.simple = 0  # `x: int = 1` with x global is refused, `(x): int = 1` is not
     with warnings.catch_warnings():
@@ -169,7 +168,8 @@ class _Unreturned(ast.NodeTransformer):
     """Makes top-level returns expressions, so that the rest can be checked by the rules for modules."""
 
     def visit_Return(self, node: ast.Return) -> ast.stmt:
-        value = node.value or ast.copy_location(ast.Constant(value=None), node)
+        values = [node.value] if node.value else []  # in a tuple: a text alone would be the docstring
+        value = ast.copy_location(ast.Tuple(elts=values, ctx=ast.Load()), node)
         return ast.copy_location(ast.Expr(value=value), node)
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
@@ -178,10 +178,21 @@ class _Unreturned(ast.NodeTransformer):
         return super().generic_visit(node)
 
 
-def _refuse(message: str, node: ast.stmt, source: Source) -> None:
-    line = lines_of(source.text)[node.lineno - 1]
-    column = character_column(line, node.col_offset) + 1
-    raise SyntaxError(message, (source.path, node.lineno, column, line))
+class _StarImports(ast.NodeTransformer):
+    """Makes `from x import *` of the top level a call that imports into the module, which a function cannot."""
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt:
+        if not any(alias.name == "*" for alias in node.names):
+            return node
+        call = ast.parse(f"__import__('builtins').exec({ast.unparse(node)!r}, globals())").body[0]
+        for each in ast.walk(call):
+            ast.copy_location(each, node)
+        return call
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.expr)):
+            return node
+        return super().generic_visit(node)
 
 
 def _statements(tree: ast.Module) -> Iterator[tuple[ast.stmt, bool]]:

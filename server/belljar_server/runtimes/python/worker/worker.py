@@ -7,6 +7,7 @@ what Python does before that, `leave.py` does, for a bounded time.
 
 from __future__ import annotations
 
+import _imp
 import _signal  # type: ignore[import-not-found]  # the functions in C: those of `signal` use what user code can change
 import builtins
 import contextlib
@@ -65,6 +66,7 @@ write = os.write
 pack_header = framing.HEADER.pack
 getpid = os.getpid
 monotonic = time.monotonic
+is_frozen = _imp.is_frozen
 settrace = sys.settrace
 setprofile = sys.setprofile
 set_switch_interval = sys.setswitchinterval
@@ -254,8 +256,23 @@ def accept(message: dict[str, Any]) -> Job:
     sys.path[:] = [CODE.rstrip("/"), *sys.path, *PACKAGES, HOME]
     sys.argv = [CODE + message["main_file"]]
     warm.reseed()
+    let_files_come_first()
     source = Source(CODE + message["main_file"], message["code"].removeprefix("\ufeff"))
     return Job(source, CODE, message["entry"], jsonvalue.loads(message["inputs"]), message.get("network", False))
+
+
+def let_files_come_first() -> None:
+    """Forgets modules that are loaded and that the request has files for, which plain Python would find first.
+
+    Not those that Python finds without looking for files, nor asyncio, which runs what the code gives to be awaited.
+    """
+    found = {*sys.builtin_module_names, "__main__", "asyncio"}
+    for entry in os.listdir(CODE):
+        name = entry.removesuffix(".py")
+        is_module = entry != name or os.path.isfile(f"{CODE}{name}/__init__.py")
+        if is_module and name in sys.modules and name not in found and not is_frozen(name):
+            for loaded in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+                del sys.modules[loaded]
 
 
 def silence() -> None:
