@@ -142,8 +142,10 @@ def _setup(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
+    from belljar_server import log
     from belljar_server.setup import doctor
 
+    log.configure(settings.log)  # to stderr: what it tries may log, and stdout is the findings'
     findings = []
     for finding in doctor.examine(settings):
         findings.append(finding)
