@@ -133,7 +133,7 @@ def test_doctor_finds_nothing_missing(container: Container) -> None:
     """The privileges and the cgroups of this container will do."""
     findings = json.loads(podman("exec", container.name, "belljar", "doctor", "--json", check=False).stdout)
     found = {finding["name"]: finding["status"] for finding in findings if finding["status"] != "warn"}
-    assert {found["privileges"], found["cgroups"], found["sandboxes"]} == {"ok"}
+    assert {found[name] for name in ("kernel", "privileges", "cgroups", "sandboxes")} == {"ok"}
 
 
 @pytest.mark.parametrize("privileges", PRIVILEGES)

@@ -24,6 +24,7 @@ PATIENCE = 400.0
 CGROUP = Path("/sys/fs/cgroup/system.slice/belljar.service")
 STATE = Path("/run/belljar")
 ENVIRONMENT = Path("/etc/belljar/environment")
+HEALTH = ("/opt/belljar/bin/belljar", "health", "--timeout", "120s")
 
 Run = Callable[..., Result]
 
@@ -75,7 +76,7 @@ def test_host_has_nothing_but_cgroup_v2_and_every_limit_is_enforced(unit: None) 
     kinds = {line.split(" - ")[1].split()[0] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     assert "cgroup2" in kinds
     assert "cgroup" not in kinds
-    assert subprocess.run(["/opt/belljar/bin/belljar", "health", "--timeout", "120s"], check=False).returncode == 0
+    wait_until(lambda: subprocess.run(HEALTH, check=False).returncode == 0, "belljar health says so too", PATIENCE)
     assert "limit is not enforced" not in journal()
     assert str(main_pid()) in (CGROUP / "service" / "cgroup.procs").read_text().split()
     (parent,) = (path for path in CGROUP.glob("belljar/*") if path.is_dir())

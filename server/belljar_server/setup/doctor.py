@@ -108,7 +108,7 @@ def _try_pidfd() -> None:
 
 
 def _try_namespaces() -> None:
-    run(["unshare", "--user", "--map-root-user", "--mount", "--net", "--pid", "--fork", "true"], timeout=30)
+    run(["unshare", "--user", "--mount", "--net", "--pid", "--fork", "true"], timeout=30)
 
 
 def _cgroups(settings: Settings) -> Iterator[Finding]:
