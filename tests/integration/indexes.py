@@ -1,28 +1,20 @@
-"""Registries on loopback with packages that the tests build: a real one for Python, a small one for npm.
-
-A real npm registry (Verdaccio) needs packages that a mirror may not have.
-"""
+"""A real Python index on loopback, pypiserver, with packages that the tests build."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import http.server
 import io
-import json
 import os
 import socket
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
 
 PYPI_SERVER = str(Path(sys.executable).with_name("pypi-server"))
 
@@ -131,59 +123,3 @@ def python_index(folder: Path, port: int = 0) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/simple/"
         finally:
             process.terminate()
-
-
-class NpmRegistry:
-    """A registry of packages that a test makes, as npm asks one. State: packages by name, files by path."""
-
-    def __init__(self) -> None:
-        self.address = ""
-        self._packages: dict[str, dict[str, Any]] = {}
-        self._files: dict[str, bytes] = {}
-
-    def add(self, name: str, files: Mapping[str, str], *, version: str = "1.0.0", **manifest: object) -> None:
-        """Publishes a version of a package."""
-        manifest = {"name": name, "version": version, "main": "index.js", **manifest}
-        contents = {"package.json": json.dumps(manifest), **files}
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-            for path, text in contents.items():
-                member = tarfile.TarInfo(f"package/{path}")
-                member.size = len(text.encode())
-                archive.addfile(member, io.BytesIO(text.encode()))
-        data = packed.getvalue()
-        path = f"/{name}/-/{name.rpartition('/')[2]}-{version}.tgz"
-        self._files[path] = data
-        integrity = "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
-        dist = {"tarball": f"{self.address}{path}", "integrity": integrity}
-        package = self._packages.setdefault(name, {"name": name, "versions": {}, "dist-tags": {}})
-        package["versions"][version] = {**manifest, "dist": dist}
-        package["dist-tags"]["latest"] = version
-
-    def answer(self, path: str) -> bytes | None:
-        """What it has at a path."""
-        name = unquote(path).lstrip("/")
-        return json.dumps(self._packages[name]).encode() if name in self._packages else self._files.get(path)
-
-
-@contextmanager
-def npm_registry() -> Iterator[NpmRegistry]:
-    """A registry on loopback."""
-    registry = NpmRegistry()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            content = registry.answer(self.path)
-            self.send_response(404 if content is None else 200)
-            self.send_header("Content-Length", str(len(content or b"")))
-            self.end_headers()
-            self.wfile.write(content or b"")
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        registry.address = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield registry
-        server.shutdown()

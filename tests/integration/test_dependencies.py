@@ -21,6 +21,7 @@ from belljar_client import Client, ErrorKind, Finished, InvalidRequest, Output, 
 from tests.conftest import BELLJAR, Server, running_server, wait_until
 from tests.hostile.conftest import is_tidy, state_of
 from tests.integration import indexes, versitygw
+from tests.integration import npm as npm_registry
 from tests.integration.pools import has_only_what_waits, pool, run_warm
 from tests.integration.test_s3_service import make_bucket, settings
 
@@ -57,9 +58,9 @@ def own_data_dir(made: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def npm() -> Iterator[indexes.NpmRegistry]:
+def npm() -> Iterator[npm_registry.Registry]:
     """A registry for Node."""
-    with indexes.npm_registry() as registry:
+    with npm_registry.registry() as registry:
         script = "require('fs').writeFileSync('touched', 'by a script')"
         registry.add("pear", {"index.js": "exports.n = 1;"}, version="1.5.0")
         registry.add("pear", {"index.js": "exports.n = 2;"}, version="2.0.0")
@@ -75,7 +76,7 @@ def npm() -> Iterator[indexes.NpmRegistry]:
 
 
 @pytest.fixture(scope="module")
-def shop(folder: Path, data_dir: Path, npm: indexes.NpmRegistry) -> Iterator[Server]:
+def shop(folder: Path, data_dir: Path, npm: npm_registry.Registry) -> Iterator[Server]:
     """A server with these."""
     with (
         indexes.python_index(folder) as address,
