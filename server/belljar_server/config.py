@@ -146,7 +146,7 @@ class Pool(_Section):
     min: Annotated[int, Field(ge=0)] = 2
     """Sandboxes that wait even when nobody came for long."""
     memory_bytes: Annotated[int, Field(gt=0)] = 2 * GIB
-    """Memory that all waiting sandboxes may take together, at about 40 MiB each."""
+    """Memory that all waiting sandboxes may take together, at about 48 MiB each."""
     min_available_bytes: Annotated[int, Field(ge=0)] = 512 * MIB
     """Below this much available memory on the host the pools are emptied first."""
     max_age: Annotated[float, Field(gt=0)] = 1800.0

@@ -33,7 +33,7 @@ from belljar_server.sandbox.start import Start
 
 log = structlog.get_logger()
 
-WAITING_BYTES = 40 << 20
+WAITING_BYTES = 48 << 20
 """What a waiting sandbox takes, for the memory budget (measured: bench/README.md)."""
 AT_ONCE = 2
 """Restores of one pool under way at the same time."""
