@@ -170,12 +170,12 @@ def prepare(streams: Streams, *, warm_up: bool) -> None:
         warm.import_usual()
         preload(streams, os.environ.pop("BELLJAR_PRELOAD", "").split())
         preload_requested(streams, os.environ.pop("BELLJAR_PRELOAD_REQUESTED", "").splitlines())
+        collect()
+    freeze()  # what is loaded by now lives to the end: nobody looks at it again
     for _ in range(5 if warm_up else 1):
         rehearse(streams, warm.REHEARSED)
     warm.make_forks_cheap()
-    if warm_up:
-        collect()
-    freeze()  # what is loaded by now lives to the end: nobody looks at it again
+    freeze()
 
 
 def rehearse(streams: Streams, messages: list[str]) -> bool:
@@ -204,6 +204,7 @@ def preload(streams: Streams, packages: list[str]) -> None:
     """Imports packages and uses them. Raises what they raise: then there is no snapshot, rather than a poor one."""
     if packages:
         warm.import_packages(packages, PACKAGES)
+        freeze()
         if not rehearse(streams, warm.EXERCISES):
             raise RuntimeError("a preinstalled package does not work")
         warm.REHEARSED.append(warm.EXERCISES[0])
