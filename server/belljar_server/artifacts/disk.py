@@ -4,6 +4,8 @@ An artifact is two files, `<id>` with the bytes and `<id>.json` with what is kno
 Names on disk are made of our own ids; what user code called a file is only text inside the JSON. New files are written
 beside, as `<id>.part`, and renamed when they are safe on the disk. Whoever writes or delivers a file holds its lock
 (flock), so several servers can share a directory, and a part without a lock is what a dead server left.
+
+Long, for whoever writes, delivers, removes and sweeps must agree about those names and locks.
 """
 
 from __future__ import annotations

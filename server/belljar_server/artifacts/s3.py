@@ -4,6 +4,8 @@ An artifact is the object `<prefix><id>`, with content type and disposition for 
 object metadata. Where these do not fit (S3 takes 2 KiB, and wants them of a multipart upload before the SHA-256 is
 known) they are JSON in `<prefix><id>.json`, written before the artifact exists. How long artifacts live is up to the
 bucket's own life-cycle rules, which should also end multipart uploads that a killed server left open.
+
+Long, for what the library raises and what S3 lacks is known here and nowhere else.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The sandbox has no network. It names a package, or a file that an answer has listed, and gets the registry's words with
 every address in them replaced; it never names a host. Credentials stay here. What comes from a registry is data for
 the sandbox: this side reads lists of files (JSON or HTML) and never opens one.
+
+Long, for it is one boundary seen from both sides: what may be asked outside, and what is answered inside.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `runtimes/__init__.py` is its contract. Everything that is needed after user code has run is referred to before: user
 code may change any module, and does not owe us its cooperation. Whatever it does, this process ends by `os._exit`;
-what Python does before that, `leave.py` does, for a bounded time.
+what Python does before that, `leave.py` does, for a bounded time. Long, for those references stand with their users.
 """
 
 from __future__ import annotations
